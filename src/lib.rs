@@ -1,0 +1,5 @@
+//! # autofit: the fastest configuration of an unmodified PyTorch script that fits in memory
+//!
+//! The modules below stand in the order in which data flows.
+
+pub mod model;

@@ -1,0 +1,222 @@
+//! What the agent tells the launcher: one JSON object a line in `events.<rank>.jsonl`.
+//!
+//! Every line has `v` (version), `t` (the kind of record, the tag below), `at` (seconds since the agent started, a
+//! monotonic clock) and `pid`.  A reader skips kinds that it does not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo};
+use super::knob::{Knob, Value};
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// [`super::VERSION`].
+    pub v: u32,
+    /// Seconds since the agent started in this process.
+    pub at: f64,
+    /// The process that wrote it, as it sees itself (its own PID namespace).
+    pub pid: u32,
+    /// What it says.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// Train, eval or save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Before the first root call.
+    Setup,
+    /// Forward, backward and optimizer step.
+    Train,
+    /// Root calls without gradients.
+    Eval,
+    /// `torch.save` and the like.
+    Save,
+}
+
+/// The kinds of record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum Record {
+    /// The agent is alive in a training process.
+    Hello(Hello),
+    /// A framework was imported.
+    Framework {
+        /// `torch`, `transformers`, `accelerate`, `lightning`.
+        name: String,
+        /// Its version.
+        version: String,
+        /// Only with torch: `cuda` devices that it sees.
+        #[serde(default)]
+        cuda_devices: u32,
+    },
+    /// The script's argument parser.
+    Options(OptionsInfo),
+    /// A DataLoader was built or first iterated.
+    Loader(LoaderInfo),
+    /// The root module was found.
+    Root(RootInfo),
+    /// What the script already does by itself.
+    Detected(Detected),
+    /// A knob was applied, or was not.
+    Knob(KnobReport),
+    /// An optimizer step ended.
+    Step(Step),
+    /// A phase other than training began or ended.
+    Phase {
+        /// Which.
+        phase: Phase,
+        /// Seconds it took; absent while it lasts.
+        seconds: Option<f64>,
+        /// Root calls or files in it.
+        #[serde(default)]
+        count: u64,
+    },
+    /// The look through the loader for the largest batch ended.
+    Look {
+        /// Batches looked at.
+        batches: u64,
+        /// Batches that an epoch has, if known.
+        of: Option<u64>,
+        /// Elements of the largest one.
+        largest_elements: u64,
+        /// Elements of the median one.
+        median_elements: u64,
+    },
+    /// Memory ran out; written where the exception is raised or first seen, also if the script catches it.
+    Oom {
+        /// `cuda:0`, `cpu`.
+        device: String,
+        /// Where in the script's life.
+        phase: Phase,
+        /// The exception's text.
+        message: String,
+        /// Steps finished before.
+        step: u64,
+        /// Whether it reached the end of the script (`excepthook`) or an agent's frame only.
+        fatal: bool,
+    },
+    /// The agent itself failed in a hook; that hook is now off.
+    Fault {
+        /// Which hook.
+        hook: String,
+        /// The exception.
+        error: String,
+    },
+    /// The process lives (every two seconds, from a daemon thread).
+    Heartbeat {
+        /// Steps finished.
+        step: u64,
+    },
+    /// Memory at a moment that matters (end of a phase, end of the trial).
+    Memory(MemoryReading),
+    /// The last line.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// The exception's class and message, if one ended the script.
+        #[serde(default)]
+        error: Option<String>,
+    },
+}
+
+/// First line of a training process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// From the plan.
+    pub nonce: String,
+    /// Parent process.
+    pub ppid: u32,
+    /// `RANK`, 0 without one.
+    pub rank: u32,
+    /// `WORLD_SIZE`, 1 without one.
+    pub world_size: u32,
+    /// The script's arguments, `sys.argv` or `sys.orig_argv`.
+    pub argv: Vec<String>,
+    /// `3.11.7`.
+    pub python: String,
+    /// `sys.executable`.
+    pub executable: String,
+}
+
+/// A knob's read-back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KnobReport {
+    /// Which.
+    pub knob: Knob,
+    /// As in the plan.
+    pub requested: Value,
+    /// As it is in force, read back from the object it acts on; `None` when it is not in force.
+    pub effective: Option<Value>,
+    /// In words: `autocast around Net.forward`, `DataLoader.__init__ (1 of 2 loaders)`.
+    pub how: String,
+    /// Objects that it was applied to.
+    pub objects: u32,
+    /// Why not, when it is not in force.
+    pub reason: Option<String>,
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// From 0.
+    pub index: u64,
+    /// Since the end of the step before; on CUDA device time between events.
+    pub seconds: f64,
+    /// Process CPU time of the same span.
+    pub cpu_seconds: f64,
+    /// Samples consumed by training since the step before; 0 when unknown.
+    pub samples: u64,
+    /// Elements of the batches (padding included), for scripts with variable lengths; 0 when unknown.
+    pub elements: u64,
+    /// Seconds in which the training loop waited for its loader.
+    pub loader_wait: f64,
+    /// Unscaled loss that `backward` was called on, summed over the micro-batches of the script's own accumulation.
+    pub loss: Option<f64>,
+    /// L2 norm of all gradients before clipping (first `parity_steps` only).
+    pub grad_norm: Option<f64>,
+    /// Peak allocated since the trial began (CUDA), bytes.
+    pub allocated_peak: u64,
+    /// Peak reserved since the trial began (CUDA), bytes.
+    pub reserved_peak: u64,
+    /// `num_alloc_retries` since the trial began.
+    pub alloc_retries: u64,
+    /// `num_ooms` since the trial began.
+    pub num_ooms: u64,
+    /// Resident set of the process now, bytes.
+    pub rss: u64,
+    /// True while the measurement has not begun (warm-up).
+    pub warmup: bool,
+}
+
+/// Memory of the process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryReading {
+    /// `after_setup`, `end`, ...
+    pub moment: String,
+    /// Allocator peaks and the rest of the device's use that is ours, by name, bytes: `allocated_peak`,
+    /// `reserved_peak`, `context` (CUDA); `rss_peak` (VmHWM), `rss`, `shared` (host).
+    pub bytes: BTreeMap<String, u64>,
+}
+
+/// Why the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Enough steps were measured; the agent ended the process.
+    Measured,
+    /// The phases of a confirm trial were seen; the agent ended the process.
+    Covered,
+    /// The script came to its own end.
+    ScriptEnd,
+    /// An exception reached the top.
+    Exception,
+    /// A knob that fit depends on could not be applied (production), or a plan could not be read.
+    Refused,
+}

@@ -1,0 +1,205 @@
+//! What one launch found out about a script.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::knob::{Knob, NumericsClass};
+use super::plan::{Device, Way};
+
+/// The options of the script's own argument parser.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OptionsInfo {
+    /// `argparse`, ...
+    pub parser: String,
+    /// All of them, those of the chosen subparser included.
+    pub options: Vec<ScriptOption>,
+}
+
+/// One option.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScriptOption {
+    /// `["-b", "--batch-size"]`; empty for a positional.
+    pub flags: Vec<String>,
+    /// The attribute in the namespace.
+    pub dest: String,
+    /// `int`, `float`, `str`, `bool` (a switch) or the type's name.
+    pub kind: String,
+    /// Its default, as text.
+    pub default: Option<String>,
+    /// Its value in this launch, as text.
+    pub value: Option<String>,
+    /// Allowed values, as text.
+    pub choices: Vec<String>,
+    /// Subcommands that lead to it.
+    pub under: Vec<String>,
+    /// The help text, first 200 characters.
+    pub help: String,
+}
+
+/// A DataLoader.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoaderInfo {
+    /// In the order of construction.
+    pub index: u32,
+    /// `train.py:41`.
+    pub site: String,
+    /// Whether optimizer steps follow its batches.
+    pub training: bool,
+    /// Samples in a batch; absent with a batch sampler of the script's own.
+    pub batch_size: Option<u64>,
+    /// Worker processes.
+    pub num_workers: u32,
+    /// Page-locked memory.
+    pub pin_memory: bool,
+    /// Batches ahead per worker.
+    pub prefetch_factor: Option<u32>,
+    /// Kept between epochs.
+    pub persistent_workers: bool,
+    /// Batches in an epoch, if known.
+    pub batches: Option<u64>,
+    /// Samples in the dataset, if known.
+    pub dataset_length: Option<u64>,
+    /// Class of the sampler.
+    pub sampler: String,
+    /// Whether the last batch is dropped.
+    pub drop_last: bool,
+    /// An IterableDataset.
+    pub iterable: bool,
+}
+
+/// The root module: the one whose call the training loop makes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootInfo {
+    /// In the order in which they were first called with gradients.
+    pub index: u32,
+    /// Class name.
+    pub class: String,
+    /// Parameters, shared ones once.
+    pub parameters: u64,
+    /// Those that train.
+    pub trainable: u64,
+    /// Bytes of all parameters and buffers.
+    pub bytes: u64,
+    /// The repeated blocks that checkpointing would act on.
+    pub blocks: Option<BlocksInfo>,
+    /// A BatchNorm layer in training mode below it.
+    pub batch_norm: bool,
+    /// Dropout with p > 0 below it.
+    pub dropout: bool,
+    /// A recurrent layer below it.
+    pub recurrent: bool,
+    /// `scalar` (the loss), `tensor`, `tuple`, `dict`, `object`.
+    pub returns: String,
+    /// Whether one of the outputs is a scalar that requires a gradient (the loss comes from inside).
+    pub returns_loss: bool,
+    /// `cpu`, `cuda:0`.
+    pub device: String,
+    /// Dimension 0 of the first tensor argument.
+    pub batch: Option<u64>,
+}
+
+/// Repeated blocks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlocksInfo {
+    /// `transformer.h`.
+    pub path: String,
+    /// Class of each block.
+    pub class: String,
+    /// How many.
+    pub count: u32,
+    /// Their share of all parameters, 0 to 1.
+    pub share: f64,
+}
+
+/// What the script already does by itself; never stacked.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Detected {
+    /// `bf16`, `fp16` when the script's own autocast or a low-precision model is in force.
+    pub amp: Option<String>,
+    /// `torch.compile` in use.
+    pub compile: bool,
+    /// Checkpointing in use.
+    pub checkpointing: bool,
+    /// `backward` calls for each optimizer step.
+    pub accumulation: u32,
+    /// DistributedDataParallel or FSDP in use.
+    pub distributed: Option<String>,
+    /// `PYTORCH_CUDA_ALLOC_CONF` as the script has it, set from outside or by itself.
+    pub alloc_conf: Option<String>,
+    /// Optimizer classes.
+    pub optimizers: Vec<String>,
+    /// Optimizers that step at different times (a GAN): more than one root is trained.
+    pub roots: u32,
+    /// A `GradScaler` in use.
+    pub grad_scaler: bool,
+    /// `backward(create_graph=True)` or the like was seen.
+    pub double_backward: bool,
+    /// The first training step's samples, and where the number comes from (`loader`, `dim0`).
+    pub samples_per_step: u64,
+    /// `loader`, `dim0`, `unknown`.
+    pub samples_from: String,
+    /// CPU threads of the process.
+    pub threads: u32,
+}
+
+/// How a knob is turned for this script, or why it is not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KnobSite {
+    /// Which.
+    pub knob: Knob,
+    /// What turning it does to training, for this script (a knob of class exact can be `distribution` where draws
+    /// change).
+    pub class: NumericsClass,
+    /// The way, when there is one.
+    pub way: Option<Way>,
+    /// In words: `--batch-size`, `autocast around the call of GPT`.
+    pub how: String,
+    /// Why not, when there is no way.
+    pub why_not: Option<String>,
+    /// Arguments to append when it is turned ([`Way::Option`], [`Way::Recipe`]); `{value}` stands for the value.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables to set when it is turned; `{value}` stands for the value.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The script's own value, as text, where known.
+    pub current: Option<String>,
+}
+
+/// Everything found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Where training happens.
+    pub device: Device,
+    /// Framework versions by name.
+    pub frameworks: BTreeMap<String, String>,
+    /// The parser's options, if one was seen.
+    pub options: Option<OptionsInfo>,
+    /// DataLoaders.
+    pub loaders: Vec<LoaderInfo>,
+    /// Root modules.
+    pub roots: Vec<RootInfo>,
+    /// What the script does by itself.
+    pub detected: Option<Detected>,
+    /// One entry for each knob.
+    pub knobs: Vec<KnobSite>,
+}
+
+impl Inspection {
+    /// How this knob is turned, if it can be.
+    pub fn site(&self, knob: Knob) -> Option<&KnobSite> {
+        self.knobs.iter().find(|s| s.knob == knob && s.way.is_some())
+    }
+
+    /// The loader that training draws from.
+    pub fn training_loader(&self) -> Option<&LoaderInfo> {
+        self.loaders.iter().find(|l| l.training)
+    }
+}

@@ -1,0 +1,249 @@
+//! One setting that can be turned from outside the script.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What turning a knob does to the mathematics of training, from harmless to another run altogether.
+/// The order is the order of the `--numerics` bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumericsClass {
+    /// Same mathematics, up to floating-point reassociation.
+    Exact,
+    /// Other random draws of the same process (dropout masks, augmentation in other workers).
+    Distribution,
+    /// Same algorithm, other rounding.
+    Precision,
+    /// Another training run: the effective batch size changes.
+    Dynamics,
+}
+
+impl NumericsClass {
+    /// The word for `--numerics` and for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Distribution => "distribution",
+            Self::Precision => "precision",
+            Self::Dynamics => "dynamics",
+        }
+    }
+
+    /// The next looser bound, if there is one.
+    pub fn looser(self) -> Option<Self> {
+        match self {
+            Self::Exact => Some(Self::Distribution),
+            Self::Distribution => Some(Self::Precision),
+            Self::Precision => Some(Self::Dynamics),
+            Self::Dynamics => None,
+        }
+    }
+}
+
+impl fmt::Display for NumericsClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The value of a knob, as a recipe, a plan or a report writes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// `true`, `false`.
+    Bool(bool),
+    /// A count.
+    Int(i64),
+    /// A word, such as `bf16` or `expandable_segments:True`.
+    Text(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(b) => write!(f, "{b}"),
+            Self::Int(i) => write!(f, "{i}"),
+            Self::Text(t) => f.write_str(t),
+        }
+    }
+}
+
+/// What values a knob takes; used to check recipes and `--set`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number not below this.
+    IntFrom(i64),
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// Any text that has only characters safe in a `.env` file.
+    Text,
+}
+
+macro_rules! knobs {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $class:ident, $accepts:expr;)*) => {
+        /// Every knob that autofit knows, in the order in which configurations are written.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Knob { $($(#[$doc])* $variant,)* }
+
+        impl Knob {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in recipes, plans, `--set` and reports.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// What turning it does to training.
+            pub fn class(self) -> NumericsClass {
+                match self { $(Self::$variant => NumericsClass::$class),* }
+            }
+
+            /// The values it takes.
+            pub fn accepts(self) -> Accepts {
+                match self { $(Self::$variant => $accepts),* }
+            }
+        }
+    };
+}
+
+knobs! {
+    /// `PYTORCH_CUDA_ALLOC_CONF`, merged with the user's own; CUDA only.
+    Allocator = "allocator", Exact, Accepts::Text;
+    /// The effective batch size in samples over all ranks.  The only knob of class dynamics.
+    BatchSize = "batch_size", Dynamics, Accepts::IntFrom(1);
+    /// Gradient accumulation at the same effective batch: the number of micro-batches that one batch is split into.
+    Accumulation = "accumulation", Exact, Accepts::IntFrom(1);
+    /// Autocast around the root module's call.
+    Amp = "amp", Precision, Accepts::Words(&["off", "bf16", "fp16"]);
+    /// Gradient (activation) checkpointing of the repeated blocks.
+    Checkpoint = "checkpoint", Exact, Accepts::Words(&["none", "alternate", "all"]);
+    /// DataLoader worker processes of the training loader.
+    NumWorkers = "num_workers", Exact, Accepts::IntFrom(0);
+    /// Page-locked host memory for the training loader's batches; CUDA only.
+    PinMemory = "pin_memory", Exact, Accepts::Bool;
+    /// Batches that each worker loads ahead.
+    PrefetchFactor = "prefetch_factor", Exact, Accepts::IntFrom(1);
+    /// Keep the workers alive between epochs.
+    PersistentWorkers = "persistent_workers", Exact, Accepts::Bool;
+    /// `OMP_NUM_THREADS`, the threads of one process's CPU kernels.
+    OmpThreads = "omp_threads", Exact, Accepts::IntFrom(1);
+    /// The host allocator: `default`; `retain` keeps freed memory instead of returning it to the kernel after each
+    /// step; `huge` also asks for huge pages; `trim` returns it at once.
+    Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "trim"]);
+    /// Process layout: `single`, `ddp`, `fsdp`.  Reserved: accepted in recipes, refused by this version with the reason.
+    Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp"]);
+    /// CPU offload: `none`, `activations`, `parameters`.  Reserved, like `strategy`.
+    Offload = "offload", Exact, Accepts::Words(&["none", "activations", "parameters"]);
+}
+
+impl Knob {
+    /// Known to the recipe format but not turned by this version.
+    pub fn reserved(self) -> bool {
+        matches!(self, Self::Strategy | Self::Offload)
+    }
+
+    /// Checks a value, with the sentence to print when it does not fit.
+    ///
+    /// # Errors
+    /// Says what the knob takes instead.
+    pub fn check(self, value: &Value) -> Result<(), String> {
+        let (ok, takes) = match self.accepts() {
+            Accepts::Bool => (matches!(value, Value::Bool(_)), "true or false".to_owned()),
+            Accepts::IntFrom(low) => {
+                (matches!(value, Value::Int(i) if *i >= low), format!("a whole number from {low} up"))
+            }
+            Accepts::Words(words) => (
+                matches!(value, Value::Text(t) if words.contains(&t.as_str())),
+                format!("one of {}", words.join(", ")),
+            ),
+            Accepts::Text => (
+                matches!(value, Value::Text(t) if env_safe(t)),
+                "text of letters, digits and _./:,=+-".to_owned(),
+            ),
+        };
+        if ok { Ok(()) } else { Err(format!("`{}` takes {takes}, not `{value}`", self.name())) }
+    }
+
+    /// Reads a value as typed on the command line (`--set amp=bf16`).
+    ///
+    /// # Errors
+    /// Says what the knob takes instead.
+    pub fn parse_value(self, text: &str) -> Result<Value, String> {
+        let value = match self.accepts() {
+            Accepts::Bool => match text {
+                "true" | "True" | "1" | "on" | "yes" => Value::Bool(true),
+                "false" | "False" | "0" | "off" | "no" => Value::Bool(false),
+                _ => Value::Text(text.to_owned()),
+            },
+            Accepts::IntFrom(_) => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Int),
+            Accepts::Words(_) | Accepts::Text => Value::Text(text.to_owned()),
+        };
+        self.check(&value)?;
+        Ok(value)
+    }
+}
+
+impl fmt::Display for Knob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Knob {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if let Some(knob) = Self::ALL.iter().find(|k| k.name() == s) {
+            return Ok(*knob);
+        }
+        let near = Self::ALL
+            .iter()
+            .map(|k| (strsim::jaro_winkler(k.name(), s), k.name()))
+            .filter(|(score, _)| *score > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        Err(match near {
+            Some((_, name)) => format!("there is no knob `{s}`; did you mean `{name}`?"),
+            None => {
+                let names: Vec<_> = Self::ALL.iter().map(|k| k.name()).collect();
+                format!("there is no knob `{s}`; the knobs are {}", names.join(", "))
+            }
+        })
+    }
+}
+
+/// Whether `text` is taken unharmed by sh, `docker --env-file` and systemd's `EnvironmentFile` alike.
+pub fn env_safe(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "_./:,=+-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_names_what_was_meant() {
+        assert!("num_worker".parse::<Knob>().unwrap_err().contains("did you mean `num_workers`"));
+        assert!("zzz".parse::<Knob>().unwrap_err().contains("the knobs are allocator"));
+    }
+
+    #[test]
+    fn serde_and_name_agree() {
+        for knob in Knob::ALL {
+            assert_eq!(serde_json::to_string(knob).unwrap(), format!("\"{}\"", knob.name()));
+        }
+    }
+
+    #[test]
+    fn values_are_checked_with_a_sentence() {
+        assert_eq!(Knob::Amp.parse_value("bf16"), Ok(Value::Text("bf16".into())));
+        assert_eq!(Knob::Amp.parse_value("fp8"), Err("`amp` takes one of off, bf16, fp16, not `fp8`".into()));
+        assert!(Knob::Accumulation.parse_value("0").is_err());
+        assert!(Knob::Allocator.parse_value("a$b").is_err());
+    }
+}

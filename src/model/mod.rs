@@ -1,0 +1,26 @@
+//! What the other rooms talk about: plain, versioned data and nothing else.
+//!
+//! **Architecture invariant:** this room does no I/O and knows no other room.  Everything in it can be written to
+//! disk and read back by a later version ([`VERSION`]).
+//!
+//! Units, everywhere: memory in bytes (`u64`), time in seconds (`f64`), throughput in samples per second.
+
+pub mod configuration;
+pub mod event;
+pub mod failure;
+pub mod inspection;
+pub mod knob;
+pub mod observation;
+pub mod plan;
+pub mod size;
+
+pub use configuration::Configuration;
+pub use event::Event;
+pub use failure::{Failure, FailureFields, FailureKind};
+pub use inspection::Inspection;
+pub use knob::{Knob, NumericsClass, Value};
+pub use observation::{Observation, Verdict};
+pub use plan::{AgentMode, AgentPlan, Schedule};
+
+/// Version of every document this program writes: journal lines, `result.json`, agent plan, agent records.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,261 @@
+//! What was measured in one trial.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::Configuration;
+use super::event::{KnobReport, Phase};
+use super::failure::Failure;
+use super::inspection::Inspection;
+
+/// Why a trial was launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The script as it is; also inspects it.
+    Baseline,
+    /// A rung of the ladder or a candidate for more throughput.
+    Climb,
+    /// One more launch of a configuration that is close to another.
+    Repeat,
+    /// The winner without one of its knobs.
+    Prune,
+    /// Measured only to advise (a bound looser than what was allowed).
+    Advice,
+    /// The winner through the production path.
+    Confirm,
+}
+
+/// How a process ended; these are never merged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum ProcessEnd {
+    /// It could not be executed.
+    NotStarted {
+        /// The system's words.
+        error: String,
+    },
+    /// It exited by itself.
+    Exited {
+        /// Exit status.
+        code: i32,
+    },
+    /// A signal that we did not send.
+    Signaled {
+        /// Signal number.
+        signal: i32,
+    },
+    /// Ended by us: the trial took too long.
+    TimedOut,
+    /// Ended by us: no step and no heartbeat for too long.
+    Hung,
+    /// Ended by us: a rank was out of memory or stalled while others waited.
+    RankLost,
+    /// Ended by us: the user wants to stop.
+    Interrupted,
+}
+
+/// The judgement on a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It ran within the cap and was measured.
+    Fit,
+    /// Memory ran out.
+    Oom,
+    /// It ran, but the allocator flushed its cache again and again.
+    Thrash,
+    /// Loss or gradients are not the baseline's.
+    Diverged,
+    /// A requested setting is not in force.
+    NotApplied,
+    /// It failed for a reason that is not memory.
+    Failed,
+    /// It took too long or hung.
+    Timeout,
+    /// The agent did not report.
+    AgentMissing,
+    /// Other load on the machine spoiled the measurement.
+    Disturbed,
+    /// The user stopped it.
+    Interrupted,
+}
+
+impl Verdict {
+    /// The word in reports and in `result.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Oom => "oom",
+            Self::Thrash => "thrash",
+            Self::Diverged => "diverged",
+            Self::NotApplied => "not_applied",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::AgentMissing => "agent_missing",
+            Self::Disturbed => "disturbed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Throughput of the steady steps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Steady steps.
+    pub steps: u32,
+    /// Warm-up steps before them.
+    pub warmup_steps: u32,
+    /// Seconds of each steady step.
+    pub step_seconds: Vec<f64>,
+    /// CPU seconds of each steady step.
+    pub cpu_seconds: Vec<f64>,
+    /// Median samples of a step (all ranks); 0 when unknown.
+    pub samples_per_step: f64,
+    /// Median rate; when samples are unknown this is steps per second and `unit` says so.
+    pub samples_per_second: f64,
+    /// 95 % interval of the median.
+    pub interval: (f64, f64),
+    /// `samples/s` or `steps/s`.
+    pub unit: String,
+    /// Share of step time in which the loop waited for its loader, 0 to 1.
+    pub loader_wait_share: f64,
+    /// From launch to the end of the first step.
+    pub first_step_after: f64,
+}
+
+/// Highest memory of a trial, bytes; worst rank.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Peaks {
+    /// Device memory: the larger of NVML's samples and allocator + context; absent on the CPU device.
+    pub device: Option<u64>,
+    /// Allocator's reserved peak.
+    pub reserved: Option<u64>,
+    /// Allocator's allocated peak.
+    pub allocated: Option<u64>,
+    /// Reserved but not allocated at the peak, which shows fragmentation.
+    pub alloc_retries: u64,
+    /// Host memory of the process tree in the metric that the cap is enforced in.
+    pub host: Option<u64>,
+    /// `/dev/shm` in use.
+    pub shm: Option<u64>,
+}
+
+/// How the cap was enforced, and on what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cap {
+    /// The limit; absent without one.
+    pub bytes: Option<u64>,
+    /// `cgroup v2`, `cgroup v1`, `RLIMIT_DATA (weak)`, `allocator fraction`, `device`, `none`.
+    pub mechanism: String,
+    /// `process tree`, `process`, `device`.
+    pub scope: String,
+    /// `anonymous + shared memory`, `data segment`, `device memory`.
+    pub metric: String,
+}
+
+/// What a confirm trial saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Root calls without gradients were made.
+    pub eval_seen: bool,
+    /// A checkpoint was written.
+    pub save_seen: bool,
+    /// Batches looked at for the largest one.
+    pub looked_at: u64,
+    /// Batches of an epoch, if known.
+    pub of_batches: Option<u64>,
+    /// Whether the largest batch found was trained on.
+    pub largest_trained: bool,
+}
+
+/// Load on the machine that was not ours.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Disturbance {
+    /// Share of time in which somebody waited for a CPU (PSI `some`), 0 to 1, where the kernel tells.
+    pub cpu_pressure: Option<f64>,
+    /// Share of time stolen by the hypervisor, 0 to 1.
+    pub steal: f64,
+    /// CPU time of processes that are not ours, in cores.
+    pub other_cpu: f64,
+}
+
+/// One trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Number in this search, from 1.
+    pub trial: u32,
+    /// Why it was launched.
+    pub purpose: Purpose,
+    /// What was asked for.
+    pub settings: Configuration,
+    /// The judgement.
+    pub verdict: Verdict,
+    /// One sentence on the judgement, for people.
+    pub why: String,
+    /// How the process ended.
+    pub end: ProcessEnd,
+    /// What the output says went wrong, if anything.
+    pub failure: Option<Failure>,
+    /// Where memory ran out.
+    pub oom_phase: Option<Phase>,
+    /// Read-back of each knob.
+    pub knobs: Vec<KnobReport>,
+    /// Throughput; absent when no steady step was measured.
+    pub timing: Option<Timing>,
+    /// Memory.
+    pub peaks: Peaks,
+    /// The limit it ran under.
+    pub cap: Cap,
+    /// Loss of the first steps.
+    pub losses: Vec<f64>,
+    /// Pre-clip gradient norm of the first steps.
+    pub grad_norms: Vec<f64>,
+    /// What a confirm trial saw.
+    pub coverage: Option<Coverage>,
+    /// Load that was not ours.
+    pub disturbance: Disturbance,
+    /// Steps finished in all.
+    pub steps: u64,
+    /// From launch to the end of the last process.
+    pub seconds: f64,
+    /// The end of the output, for failures.
+    pub tail: Vec<String>,
+    /// Found by a launch that inspects.
+    pub inspection: Option<Inspection>,
+    /// Figures by rank, when there are several: `samples/s`, peaks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<u32, RankFigures>,
+}
+
+/// One rank's share.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankFigures {
+    /// Its own samples per second.
+    pub samples_per_second: f64,
+    /// Its own device or host peak, bytes.
+    pub peak: u64,
+}
+
+impl Observation {
+    /// The peak in the memory that the cap is about: device memory on CUDA, host memory on the CPU.
+    pub fn peak(&self) -> Option<u64> {
+        self.peaks.device.or(self.peaks.host)
+    }
+
+    /// Bytes left under the cap at the peak.
+    pub fn headroom(&self) -> Option<u64> {
+        Some(self.cap.bytes?.saturating_sub(self.peak()?))
+    }
+
+    /// Median samples per second of a trial that fits.
+    pub fn throughput(&self) -> Option<f64> {
+        match self.verdict {
+            Verdict::Fit => self.timing.as_ref().map(|t| t.samples_per_second),
+            _ => None,
+        }
+    }
+}

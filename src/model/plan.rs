@@ -1,0 +1,116 @@
+//! What the launcher tells the agent: the document `plan.json` of a trial directory, or `AUTOFIT_CONFIG` in production.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::Configuration;
+use super::knob::Knob;
+
+/// Trial or production.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentMode {
+    /// Measure, then end the process.
+    Trial,
+    /// Apply the settings, check them at the first step, then stay out of the way.
+    Run,
+}
+
+/// The accelerator that a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The host's processor; memory is host memory.
+    Cpu,
+    /// An NVIDIA GPU; memory is device memory.
+    Cuda,
+}
+
+/// Which way a knob is turned, in order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// As the recipe says (arguments or environment).
+    Recipe,
+    /// The script's own option.
+    Option,
+    /// The framework's own switch.
+    Framework,
+    /// The agent's patch of plain PyTorch.
+    Agent,
+    /// An environment variable that PyTorch or the C library reads.
+    Environment,
+}
+
+/// When a trial has measured enough.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Optimizer steps dropped at the start, at least (compile, caches, loader start).
+    pub warmup_steps: u32,
+    /// Steady steps measured, at least.
+    pub min_steps: u32,
+    /// Steady steps measured, at most.
+    pub max_steps: u32,
+    /// Seconds of steady measuring, at most (at least `min_steps` are measured all the same).
+    pub max_seconds: f64,
+    /// Stop when the relative standard error of the mean step time is below this.
+    pub relative_error: f64,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { warmup_steps: 2, min_steps: 5, max_steps: 50, max_seconds: 10.0, relative_error: 0.02 }
+    }
+}
+
+/// How a confirm trial reaches what lies beyond the first steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CoveragePlan {
+    /// The training loader is ended after this many batches, so that end-of-epoch code runs.
+    pub end_loader_after: u32,
+    /// Look through at most this many batches of the loader for the largest and train on that first; 0 for no look.
+    pub look_batches: u32,
+    /// Seconds that the look may take.
+    pub look_seconds: f64,
+    /// Seconds for end-of-epoch code before the trial is ended (the phase then counts as not fully seen).
+    pub phase_seconds: f64,
+}
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentPlan {
+    /// [`super::VERSION`].
+    pub version: u32,
+    /// Repeated in `hello`.
+    pub nonce: String,
+    /// Trial or production.
+    pub mode: AgentMode,
+    /// Where `events.<rank>.jsonl` goes; absent in production.
+    pub trial_dir: Option<String>,
+    /// The command as launched (settings that are arguments included).
+    pub argv: Vec<String>,
+    /// What the measurement is about; decides which memory is capped and which events time a step.
+    pub device: Device,
+    /// Every knob of the configuration.
+    pub settings: Configuration,
+    /// How each of `settings` is turned: the agent applies those of [`Way::Agent`] and [`Way::Framework`], and reads
+    /// back all of them.
+    pub ways: BTreeMap<Knob, Way>,
+    /// When enough is measured (trial only).
+    pub schedule: Schedule,
+    /// Only in a confirm trial.
+    pub coverage: Option<CoveragePlan>,
+    /// Emit `options`, `loader`, `root` and `detected` in full (first launch of a search, `autofit inspect`).
+    pub inspect: bool,
+    /// Device memory that this process may use, in bytes (CUDA: enforced by the agent through the allocator, context
+    /// and libraries taken off first; CPU: enforced from outside, here for information).
+    pub cap_bytes: Option<u64>,
+    /// Loss and pre-clip gradient norm are recorded for this many first steps.
+    pub parity_steps: u32,
+    /// Seed `random`, NumPy and torch with this before the script's first line; production leaves it `None`.
+    pub seed: Option<u64>,
+    /// Production: knobs that the fit depends on; if one of them cannot be applied the run is stopped before its
+    /// first step.
+    pub required: Vec<Knob>,
+}

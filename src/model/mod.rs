@@ -12,6 +12,7 @@ pub mod inspection;
 pub mod knob;
 pub mod observation;
 pub mod plan;
+pub mod progress;
 pub mod size;
 
 pub use configuration::Configuration;
@@ -19,8 +20,9 @@ pub use event::Event;
 pub use failure::{Failure, FailureFields, FailureKind};
 pub use inspection::Inspection;
 pub use knob::{Knob, NumericsClass, Value};
-pub use observation::{Observation, Verdict};
-pub use plan::{AgentMode, AgentPlan, Schedule};
+pub use observation::{Observation, Purpose, TrialSpec, Verdict};
+pub use plan::{AgentMode, AgentPlan, Device, Schedule};
+pub use progress::Progress;
 
 /// Version of every document this program writes: journal lines, `result.json`, agent plan, agent records.
 pub const VERSION: u32 = 1;

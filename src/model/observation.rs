@@ -259,3 +259,12 @@ impl Observation {
         }
     }
 }
+
+/// What to launch next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TrialSpec {
+    /// The configuration.
+    pub settings: Configuration,
+    /// Why.
+    pub purpose: Purpose,
+}

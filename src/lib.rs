@@ -2,4 +2,7 @@
 //!
 //! The modules below stand in the order in which data flows.
 
+pub mod cli;
+pub mod commands;
+pub mod exit;
 pub mod model;

@@ -1,0 +1,430 @@
+//! Arguments -> [`Request`].
+//!
+//! **Architecture invariant:** the only file that knows clap.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    BatchPolicy, DeviceChoice, DiagnoseRequest, IsolationChoice, Job, Request, RunRequest, TryRequest,
+    Verbosity,
+};
+use crate::exit::{self, Exit};
+use crate::model::size::parse_bytes;
+use crate::model::{Configuration, Knob, NumericsClass};
+
+const AFTER_HELP: &str = "\
+Exit status: 0 tuned; 2 usage or recipe error; 3 nothing fits within the bounds; 4 the script fails for a reason that
+is not memory; 5 the agent could not start in the script; 6 the place cannot be used (read-only, no space, locked by
+another search, no torch); 130 and 143 interrupted (the best so far is written if there is one).
+`autofit run` ends with the script's own status; 125 autofit's own failure, 126 and 127 could not execute.";
+
+/// The fastest configuration of an unmodified PyTorch script that fits in memory, proved by real launches.
+#[derive(Debug, Parser)]
+#[command(name = "autofit", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true,
+    override_usage = "autofit [OPTIONS] -- COMMAND...\n       autofit --recipe FILE|NAME [-- COMMAND...]\n       autofit <SUBCOMMAND>")]
+struct Cli {
+    #[command(subcommand)]
+    sub: Option<Sub>,
+    #[command(flatten)]
+    tune: JobArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Find the fastest configuration that fits (what `autofit -- COMMAND` does)
+    Tune(JobArgs),
+    /// Say what would be launched, for how long, and what is isolated, and launch nothing
+    Plan(JobArgs),
+    /// Measure one configuration: `autofit try --set amp=bf16,checkpoint=all -- COMMAND`
+    Try(TryArgs),
+    /// Launch once, briefly, and print which knobs can be turned and how
+    Inspect(JobArgs),
+    /// Run the command in production with what was tuned
+    Run(RunArgs),
+    /// Read a failure's output: what happened and what would help
+    Diagnose(DiagnoseArgs),
+    /// Check a recipe, or list those that are shipped
+    Recipe {
+        #[command(subcommand)]
+        what: RecipeSub,
+    },
+    /// Tune an example for real: finds or makes a private Python environment, then tunes under a limit
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum RecipeSub {
+    /// Check a recipe file
+    Check {
+        /// The file, or the name of a shipped recipe
+        file: String,
+    },
+    /// List the shipped recipes
+    List,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    Auto,
+    Cuda,
+    Cpu,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BatchArg {
+    /// The effective batch stays as it is
+    Keep,
+    /// It may become smaller
+    Lower,
+    /// It may become larger or smaller
+    Max,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NumericsArg {
+    Exact,
+    Distribution,
+    Precision,
+    Dynamics,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum IsolateArg {
+    Auto,
+    Overlay,
+    Landlock,
+    Copy,
+    None,
+}
+
+#[derive(Debug, Args)]
+struct JobArgs {
+    /// A recipe file, or the name of a shipped recipe
+    #[arg(long, value_name = "FILE|NAME")]
+    recipe: Option<String>,
+    /// Where training happens
+    #[arg(long, value_enum, default_value = "auto")]
+    device: DeviceArg,
+    /// Memory that may be used: device memory on a GPU, memory of the process tree on the CPU (24GiB, 700MiB)
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory_cap: Option<u64>,
+    /// What may happen to the effective batch size
+    #[arg(long, value_enum)]
+    batch: Option<BatchArg>,
+    /// The largest effective batch that may be tried (implies --batch max)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_batch: Option<u64>,
+    /// How far the numerics may move [default: precision]
+    #[arg(long, value_enum)]
+    numerics: Option<NumericsArg>,
+    /// Time for the whole search (90s, 10m, 1h)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    budget: Option<Duration>,
+    /// Launches at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_trials: Option<u32>,
+    /// Time for one trial (90s, 10m)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    trial_timeout: Option<Duration>,
+    /// How trials are kept from changing your files
+    #[arg(long, value_enum, default_value = "auto")]
+    isolate: IsolateArg,
+    /// Leave this place out of the isolation: trials really write there
+    #[arg(long, value_name = "PATH")]
+    share: Vec<PathBuf>,
+    /// Start anew instead of going on with, or showing, an earlier search
+    #[arg(long)]
+    fresh: bool,
+    /// Where autofit.env and .autofit/ go [default: here]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print result.json's content to standard output
+    #[arg(long)]
+    json: bool,
+    /// Accept what fits only one bound further, without asking
+    #[arg(long)]
+    yes: bool,
+    /// Say less
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more
+    #[arg(short, long)]
+    verbose: bool,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct TryArgs {
+    /// Settings, as knob=value, separated by commas
+    #[arg(long, value_name = "KNOB=VALUE,...", action = ArgAction::Append)]
+    set: Vec<String>,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The file that tuning wrote
+    #[arg(long, value_name = "FILE", default_value = "autofit.env")]
+    env: PathBuf,
+    /// Run under this memory limit
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory_cap: Option<u64>,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND", required = true)]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct DiagnoseArgs {
+    /// The log, or - for standard input
+    #[arg(value_name = "FILE|-", default_value = "-")]
+    file: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Do not ask before downloading
+    #[arg(long)]
+    yes: bool,
+    /// Where the demo works [default: ./autofit-demo]
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// [`Exit`] with status 2 and one sentence on what to type instead; help and version are an `Exit` with status 0.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = Cli::try_parse_from(&args).map_err(|e| explain(&e, &args))?;
+    match cli.sub {
+        None => Ok(Request::Tune(job(cli.tune)?)),
+        Some(Sub::Tune(args)) => Ok(Request::Tune(job(args)?)),
+        Some(Sub::Plan(args)) => Ok(Request::Plan(job(args)?)),
+        Some(Sub::Inspect(args)) => Ok(Request::Inspect(job(args)?)),
+        Some(Sub::Try(args)) => {
+            Ok(Request::Try(TryRequest { settings: settings(&args.set)?, job: job(args.job)? }))
+        }
+        Some(Sub::Run(args)) => {
+            Ok(Request::Run(RunRequest { env: args.env, memory_cap: args.memory_cap, command: args.command }))
+        }
+        Some(Sub::Diagnose(args)) => {
+            Ok(Request::Diagnose(DiagnoseRequest { file: args.file, json: args.json }))
+        }
+        Some(Sub::Recipe { what: RecipeSub::Check { file } }) => Ok(Request::RecipeCheck(file)),
+        Some(Sub::Recipe { what: RecipeSub::List }) => Ok(Request::RecipeList),
+        Some(Sub::Demo(args)) => Ok(Request::Demo { yes: args.yes, keep: args.keep }),
+    }
+}
+
+fn job(args: JobArgs) -> Result<Job, Exit> {
+    if args.command.is_empty() && args.recipe.is_none() {
+        return Err(Exit::new(
+            exit::USAGE,
+            "there is no command to tune; type it after `--`, for example: autofit -- python train.py",
+        ));
+    }
+    Ok(Job {
+        command: args.command,
+        recipe: args.recipe,
+        device: match args.device {
+            DeviceArg::Auto => DeviceChoice::Auto,
+            DeviceArg::Cuda => DeviceChoice::Cuda,
+            DeviceArg::Cpu => DeviceChoice::Cpu,
+        },
+        memory_cap: args.memory_cap,
+        batch: match (args.batch, args.max_batch) {
+            (None, None) => None,
+            (None, Some(_)) | (Some(BatchArg::Max), _) => Some(BatchPolicy::Max),
+            (Some(BatchArg::Keep), _) => Some(BatchPolicy::Keep),
+            (Some(BatchArg::Lower), _) => Some(BatchPolicy::Lower),
+        },
+        max_batch: args.max_batch,
+        numerics: args.numerics.map(|n| match n {
+            NumericsArg::Exact => NumericsClass::Exact,
+            NumericsArg::Distribution => NumericsClass::Distribution,
+            NumericsArg::Precision => NumericsClass::Precision,
+            NumericsArg::Dynamics => NumericsClass::Dynamics,
+        }),
+        budget: args.budget,
+        max_trials: args.max_trials,
+        trial_timeout: args.trial_timeout,
+        isolate: match args.isolate {
+            IsolateArg::Auto => IsolationChoice::Auto,
+            IsolateArg::Overlay => IsolationChoice::Overlay,
+            IsolateArg::Landlock => IsolationChoice::Landlock,
+            IsolateArg::Copy => IsolationChoice::Copy,
+            IsolateArg::None => IsolationChoice::None,
+        },
+        share: args.share,
+        fresh: args.fresh,
+        out: args.out,
+        json: args.json,
+        yes: args.yes,
+        verbosity: match (args.quiet, args.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        },
+    })
+}
+
+fn settings(sets: &[String]) -> Result<Configuration, Exit> {
+    let mut settings = Configuration::baseline();
+    for part in sets.iter().flat_map(|s| split_settings(s)) {
+        let (name, value) = part.split_once('=').ok_or_else(|| {
+            Exit::new(
+                exit::USAGE,
+                format!("--set takes knob=value, as in --set amp=bf16; `{part}` has no `=`"),
+            )
+        })?;
+        let knob: Knob = name.trim().parse().map_err(|e| Exit::new(exit::USAGE, format!("--set: {e}")))?;
+        let value =
+            knob.parse_value(value.trim()).map_err(|e| Exit::new(exit::USAGE, format!("--set: {e}")))?;
+        settings = settings.with(knob, value);
+    }
+    Ok(settings)
+}
+
+/// Splits at commas, but only where a `knob=` follows: allocator settings have commas of their own.
+fn split_settings(text: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for piece in text.split(',') {
+        match parts.last_mut() {
+            Some(last) if !piece.contains('=') => {
+                last.push(',');
+                last.push_str(piece);
+            }
+            _ => parts.push(piece.to_owned()),
+        }
+    }
+    parts.retain(|p| !p.trim().is_empty());
+    parts
+}
+
+/// Reads `90`, `90s`, `10m`, `1.5h`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim() {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{text}` is not a time; write it like 90s, 10m or 1h")),
+    };
+    match number.parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok(Duration::from_secs_f64(n * factor)),
+        _ => Err(format!("`{text}` is not a time; write it like 90s, 10m or 1h")),
+    }
+}
+
+/// One sentence on what to type instead.
+fn explain(error: &clap::Error, args: &[OsString]) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::new(exit::TUNED, error.to_string()),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => misplaced_word(args)
+            .map_or_else(|| Exit::new(exit::USAGE, plain(error)), |m| Exit::new(exit::USAGE, m)),
+        _ => Exit::new(exit::USAGE, plain(error)),
+    }
+}
+
+/// A first word that is no subcommand: a typo of one, or a command without its `--`.
+fn misplaced_word(args: &[OsString]) -> Option<String> {
+    let at = args.iter().skip(1).position(|a| !a.to_string_lossy().starts_with('-'))? + 1;
+    let word = args[at].to_string_lossy();
+    let subcommands = Cli::command();
+    let mut names = subcommands.get_subcommands().map(clap::Command::get_name);
+    if names.clone().any(|n| n == word) {
+        return None;
+    }
+    if let Some(near) =
+        names.find(|n| !word.contains(['.', '/']) && strsim::damerau_levenshtein(n, &word) <= 2)
+    {
+        return Some(format!("there is no subcommand `{word}`; did you mean `{near}`?"));
+    }
+    if args.iter().any(|a| a == "--") {
+        return None;
+    }
+    let rest: Vec<_> =
+        args[at..].iter().map(|a| shell_words::quote(&a.to_string_lossy()).into_owned()).collect();
+    Some(format!("put `--` before the command to tune: autofit -- {}", rest.join(" ")))
+}
+
+/// clap's own message without its `error: ` head, which `main` prints.
+fn plain(error: &clap::Error) -> String {
+    let text = error.to_string();
+    text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str) -> Result<Request, Exit> {
+        parse(std::iter::once("autofit".into()).chain(line.split_whitespace().map(OsString::from)))
+    }
+
+    fn message(line: &str) -> String {
+        let e = request(line).unwrap_err();
+        assert_eq!(e.status, exit::USAGE);
+        e.message
+    }
+
+    #[test]
+    fn the_command_stands_after_two_dashes() {
+        let Request::Tune(job) = request("--memory-cap 1.5GiB -- python train.py --lr 1").unwrap() else {
+            panic!("not tune");
+        };
+        assert_eq!(job.memory_cap, Some(3 << 29));
+        assert_eq!(job.command, ["python", "train.py", "--lr", "1"]);
+        assert!(matches!(request("tune -- python train.py"), Ok(Request::Tune(_))));
+        assert!(matches!(request("--recipe fsdp"), Ok(Request::Tune(_))));
+    }
+
+    #[test]
+    fn a_command_without_dashes_is_told_where_they_go() {
+        assert_eq!(
+            message("python train.py --lr 3"),
+            "put `--` before the command to tune: autofit -- python train.py --lr 3"
+        );
+        assert!(message("inspct -- python train.py").contains("inspect"));
+        assert!(message("").contains("autofit -- python train.py"));
+    }
+
+    #[test]
+    fn settings_keep_the_commas_of_allocator_values() {
+        let Request::Try(t) = request(
+            "try --set amp=bf16,allocator=expandable_segments:True,max_split_size_mb:128,checkpoint=all -- python t.py",
+        )
+        .unwrap() else {
+            panic!("not try");
+        };
+        assert_eq!(t.settings.text(Knob::Allocator), Some("expandable_segments:True,max_split_size_mb:128"));
+        assert_eq!(t.settings.0.len(), 3);
+        assert!(message("try --set ampp=bf16 -- x").contains("did you mean `amp`"));
+        assert!(message("try --set amp -- x").contains("no `=`"));
+    }
+
+    #[test]
+    fn sizes_and_times_are_checked() {
+        assert!(message("--memory-cap lots -- x").contains("24GiB"));
+        assert!(message("--budget soon -- x").contains("90s"));
+        let Request::Tune(job) = request("--budget 2m --max-batch 64 -- x").unwrap() else {
+            panic!("not tune")
+        };
+        assert_eq!(job.budget, Some(Duration::from_secs(120)));
+        assert_eq!(job.batch, Some(BatchPolicy::Max));
+    }
+}

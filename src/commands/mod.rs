@@ -1,0 +1,155 @@
+//! One file a subcommand; each reads like a table of contents.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::{Configuration, NumericsClass};
+
+/// What the user asked for.
+#[derive(Debug)]
+pub enum Request {
+    /// `autofit -- COMMAND`
+    Tune(Job),
+    /// `autofit plan -- COMMAND`
+    Plan(Job),
+    /// `autofit try --set ... -- COMMAND`
+    Try(TryRequest),
+    /// `autofit inspect -- COMMAND`
+    Inspect(Job),
+    /// `autofit run -- COMMAND`
+    Run(RunRequest),
+    /// `autofit diagnose FILE`
+    Diagnose(DiagnoseRequest),
+    /// `autofit recipe check FILE`
+    RecipeCheck(String),
+    /// `autofit recipe list`
+    RecipeList,
+    /// `autofit demo`
+    Demo {
+        /// Do not ask before downloading.
+        yes: bool,
+        /// Where it works.
+        keep: Option<PathBuf>,
+    },
+}
+
+/// Where training happens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one.
+    #[default]
+    Auto,
+    /// A GPU.
+    Cuda,
+    /// The processor.
+    Cpu,
+}
+
+/// What may happen to the effective batch size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BatchPolicy {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It may become smaller.
+    Lower,
+    /// It may become larger or smaller.
+    Max,
+}
+
+/// How trials are kept from changing the user's files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IsolationChoice {
+    /// The strongest that works here.
+    #[default]
+    Auto,
+    /// overlayfs in a namespace.
+    Overlay,
+    /// Landlock.
+    Landlock,
+    /// A copy of the working directory.
+    Copy,
+    /// None at all.
+    None,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Errors and the result.
+    Quiet,
+    /// Progress too.
+    #[default]
+    Normal,
+    /// Everything.
+    Verbose,
+}
+
+/// What `tune`, `plan`, `try` and `inspect` have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// The command as typed after `--`; empty when the recipe carries it.
+    pub command: Vec<OsString>,
+    /// File or name.
+    pub recipe: Option<String>,
+    /// Where training happens.
+    pub device: DeviceChoice,
+    /// Bytes.
+    pub memory_cap: Option<u64>,
+    /// What may happen to the effective batch; `None`: as the recipe says.
+    pub batch: Option<BatchPolicy>,
+    /// Largest effective batch.
+    pub max_batch: Option<u64>,
+    /// How far numerics may move; `None`: as the recipe says.
+    pub numerics: Option<NumericsClass>,
+    /// For the whole search.
+    pub budget: Option<Duration>,
+    /// Launches at most.
+    pub max_trials: Option<u32>,
+    /// For one trial.
+    pub trial_timeout: Option<Duration>,
+    /// How the user's files are kept.
+    pub isolate: IsolationChoice,
+    /// Left out of the isolation.
+    pub share: Vec<PathBuf>,
+    /// Start anew.
+    pub fresh: bool,
+    /// Where results go.
+    pub out: Option<PathBuf>,
+    /// result.json to standard output.
+    pub json: bool,
+    /// Accept what fits only one bound further.
+    pub yes: bool,
+    /// How much is said.
+    pub verbosity: Verbosity,
+}
+
+/// `autofit try`.
+#[derive(Debug, Clone)]
+pub struct TryRequest {
+    /// The one configuration.
+    pub settings: Configuration,
+    /// The rest.
+    pub job: Job,
+}
+
+/// `autofit run`.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// The file that tuning wrote.
+    pub env: PathBuf,
+    /// Bytes.
+    pub memory_cap: Option<u64>,
+    /// The command.
+    pub command: Vec<OsString>,
+}
+
+/// `autofit diagnose`.
+#[derive(Debug, Clone)]
+pub struct DiagnoseRequest {
+    /// A path, or `-`.
+    pub file: String,
+    /// JSON instead of text.
+    pub json: bool,
+}

@@ -345,12 +345,12 @@ fn misplaced_word(args: &[OsString]) -> Option<String> {
     let at = args.iter().skip(1).position(|a| !a.to_string_lossy().starts_with('-'))? + 1;
     let word = args[at].to_string_lossy();
     let subcommands = Cli::command();
-    let mut names = subcommands.get_subcommands().map(clap::Command::get_name);
-    if names.clone().any(|n| n == word) {
+    let names: Vec<_> = subcommands.get_subcommands().map(clap::Command::get_name).collect();
+    if names.iter().any(|n| *n == word) {
         return None;
     }
     if let Some(near) =
-        names.find(|n| !word.contains(['.', '/']) && strsim::damerau_levenshtein(n, &word) <= 2)
+        names.iter().find(|n| !word.contains(['.', '/']) && strsim::damerau_levenshtein(n, &word) <= 2)
     {
         return Some(format!("there is no subcommand `{word}`; did you mean `{near}`?"));
     }

@@ -110,6 +110,9 @@ pub struct AgentPlan {
     pub parity_steps: u32,
     /// Seed `random`, NumPy and torch with this before the script's first line; production leaves it `None`.
     pub seed: Option<u64>,
+    /// Index (order of construction) of the DataLoader that training draws from, once an inspection knows it.
+    #[serde(default)]
+    pub training_loader: Option<u32>,
     /// Production: knobs that the fit depends on; if one of them cannot be applied the run is stopped before its
     /// first step.
     pub required: Vec<Knob>,

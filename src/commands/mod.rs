@@ -1,5 +1,7 @@
 //! One file a subcommand; each reads like a table of contents.
 
+pub mod lookup;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -141,6 +141,9 @@ pub struct Hello {
     pub python: String,
     /// `sys.executable`.
     pub executable: String,
+    /// False in the early hello of the launched process; true once a process trains and owns the rank's channel.
+    #[serde(default)]
+    pub training: bool,
 }
 
 /// A knob's read-back.

@@ -113,9 +113,9 @@ pub struct Timing {
     pub cpu_seconds: Vec<f64>,
     /// Median samples of a step (all ranks); 0 when unknown.
     pub samples_per_step: f64,
-    /// Median rate; when samples are unknown this is steps per second and `unit` says so.
+    /// Rate of the steady steps (see `verdict::timing`); when samples are unknown this is steps per second and `unit` says so.
     pub samples_per_second: f64,
-    /// 95 % interval of the median.
+    /// 95 % interval of the rate.
     pub interval: (f64, f64),
     /// `samples/s` or `steps/s`.
     pub unit: String,

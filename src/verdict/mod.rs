@@ -1,0 +1,20 @@
+//! Facts of a trial in, judgement out.
+//!
+//! - [`failure`] reads a program's output and says what went wrong;
+//! - [`timing`] turns step samples into a throughput, [`compare`] tells two of them apart;
+//! - [`thrash`] sees an allocator that flushes its cache again and again;
+//! - [`parity`] compares losses and gradient norms with the baseline's;
+//! - [`judge`] puts all of it together into one [`crate::model::Verdict`] and one sentence.
+//!
+//! **Architecture invariant:** this room is pure: the same facts give the same judgement, on any machine.  An end that
+//! nobody understands is never a success.
+
+pub mod compare;
+pub mod judge;
+pub mod parity;
+pub mod stats;
+pub mod thrash;
+pub mod timing;
+
+pub use compare::{Comparison, Speed, compare};
+pub use judge::{OomFact, TrialFacts, judge};

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::model::BatchPolicy;
 use crate::model::{Configuration, NumericsClass};
 
 /// What the user asked for.
@@ -46,18 +47,6 @@ pub enum DeviceChoice {
     Cuda,
     /// The processor.
     Cpu,
-}
-
-/// What may happen to the effective batch size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum BatchPolicy {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It may become smaller.
-    Lower,
-    /// It may become larger or smaller.
-    Max,
 }
 
 /// How trials are kept from changing the user's files.

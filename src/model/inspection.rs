@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::knob::{Knob, NumericsClass};
+use super::knob::{Knob, NumericsClass, Value};
 use super::plan::{Device, Way};
 
 /// The options of the script's own argument parser.
@@ -167,8 +167,34 @@ pub struct KnobSite {
     /// Environment variables to set when it is turned; `{value}` stands for the value.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Environment variables for one value each, by the value's text, where a template cannot say it
+    /// (`malloc`: each word stands for a set of variables).  They replace [`KnobSite::env`] for that value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env_by_value: BTreeMap<String, BTreeMap<String, String>>,
+    /// The only values that can be set (an option's choices, the recipe's list); empty when there is no such limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<Value>,
     /// The script's own value, as text, where known.
     pub current: Option<String>,
+}
+
+impl KnobSite {
+    /// The arguments that set `value`.
+    pub fn args_for(&self, value: &Value) -> Vec<String> {
+        self.args.iter().map(|a| fill(a, self.knob, value)).collect()
+    }
+
+    /// The environment variables that set `value`.
+    pub fn env_for(&self, value: &Value) -> BTreeMap<String, String> {
+        let templates = self.env_by_value.get(&value.to_string()).unwrap_or(&self.env);
+        templates.iter().map(|(name, t)| (name.clone(), fill(t, self.knob, value))).collect()
+    }
+}
+
+/// `{value}` and the knob's own name in braces stand for the value.
+fn fill(template: &str, knob: Knob, value: &Value) -> String {
+    let value = value.to_string();
+    template.replace("{value}", &value).replace(&format!("{{{}}}", knob.name()), &value)
 }
 
 /// Everything found.

@@ -12,6 +12,7 @@ pub mod inspection;
 pub mod knob;
 pub mod observation;
 pub mod plan;
+pub mod policy;
 pub mod progress;
 pub mod size;
 
@@ -22,6 +23,7 @@ pub use inspection::Inspection;
 pub use knob::{Knob, NumericsClass, Value};
 pub use observation::{Observation, Purpose, TrialSpec, Verdict};
 pub use plan::{AgentMode, AgentPlan, Device, Schedule};
+pub use policy::BatchPolicy;
 pub use progress::Progress;
 
 /// Version of every document this program writes: journal lines, `result.json`, agent plan, agent records.

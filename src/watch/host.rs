@@ -1,0 +1,295 @@
+//! Host memory of the processes of a trial, from `/proc`.
+//!
+//! The figure that matters is *demand*: anonymous and shared memory, swap included; the page cache of mapped files can
+//! be dropped and is not demand.  Forked workers share pages with their parent, so the exact figure is a sum of
+//! proportional shares (`smaps_rollup`).  That walks page tables under the process's memory lock, which costs
+//! milliseconds a GiB and can hold up page faults of the script; so it is read only when the cheap upper bound
+//! (`status`, shared pages counted in every process) says that the peak may have moved, and only within a time bound.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A single `smaps_rollup` that took longer than this is not asked for again in this trial.
+pub const ROLLUP_BOUND: Duration = Duration::from_millis(25);
+
+/// Memory of one process from `/proc/<pid>/status`, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Resident set.
+    pub rss: u64,
+    /// Its highest value so far, as the kernel keeps it.
+    pub high_water: u64,
+    /// Anonymous part of the resident set.
+    pub anonymous: u64,
+    /// Shared memory part (tmpfs, `MAP_SHARED` anonymous, `/dev/shm`).
+    pub shared: u64,
+    /// Swapped out.
+    pub swap: u64,
+}
+
+/// Memory of a process tree at one moment, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostReading {
+    /// Processes that could be read.
+    pub processes: u32,
+    /// Sum of resident sets; pages shared between processes count in each.
+    pub rss: u64,
+    /// Anonymous + shared memory + swap, summed over processes: an upper bound of demand.
+    pub bound: u64,
+    /// The same with each shared page counted once, where it was read.
+    pub proportional: Option<u64>,
+    /// Swapped out.
+    pub swap: u64,
+    /// The largest `VmHWM` among the processes.
+    pub high_water: u64,
+}
+
+impl HostReading {
+    /// Demand: the proportional figure where there is one, else the bound.
+    pub fn demand(&self) -> u64 {
+        self.proportional.unwrap_or(self.bound)
+    }
+}
+
+/// Reads a value of a `Key:   123 kB` line, in bytes.
+fn kib(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+    let number = line.trim_start_matches(':').trim().trim_end_matches("kB").trim();
+    number.parse::<u64>().ok().map(|n| n << 10)
+}
+
+/// Memory of one process; `None` when it is gone or a kernel thread.
+pub fn process(proc: &Path, pid: u32) -> Option<ProcessMemory> {
+    let dir = proc.join(pid.to_string());
+    let status = std::fs::read_to_string(dir.join("status")).ok()?;
+    let rss = kib(&status, "VmRSS")?;
+    let (anonymous, shared) = match kib(&status, "RssAnon") {
+        Some(a) => (a, kib(&status, "RssShmem").unwrap_or(0)),
+        // Kernels and sandboxes that do not split it: resident less file-backed and shared pages.
+        None => (rss.saturating_sub(statm_shared(&dir)), 0),
+    };
+    Some(ProcessMemory {
+        rss,
+        high_water: kib(&status, "VmHWM").unwrap_or(rss),
+        anonymous,
+        shared,
+        swap: kib(&status, "VmSwap").unwrap_or(0),
+    })
+}
+
+fn statm_shared(dir: &Path) -> u64 {
+    let statm = std::fs::read_to_string(dir.join("statm")).unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(2).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * page_size()
+}
+
+fn page_size() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |n| n as u64)
+}
+
+/// Anonymous + shared memory + swap of one process, each shared page divided by the processes that map it.  `None`
+/// where the kernel does not tell (too old, no permission, process gone).
+pub fn proportional(proc: &Path, pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(proc.join(pid.to_string()).join("smaps_rollup")).ok()?;
+    Some(kib(&text, "Pss_Anon")? + kib(&text, "Pss_Shmem")? + kib(&text, "SwapPss").unwrap_or(0))
+}
+
+/// Reads process trees of one trial; remembers what was too slow or refused.
+#[derive(Debug)]
+pub struct HostReader {
+    proc: std::path::PathBuf,
+    rollup: bool,
+    peak: u64,
+    /// Why proportional figures are not read any more.
+    pub note: Option<String>,
+}
+
+impl Default for HostReader {
+    fn default() -> Self {
+        Self::at(Path::new("/proc"))
+    }
+}
+
+impl HostReader {
+    /// Reads below this `/proc`.
+    pub fn at(proc: &Path) -> Self {
+        Self { proc: proc.to_owned(), rollup: true, peak: 0, note: None }
+    }
+
+    /// Memory of these processes now.  The proportional figure is read when there are several processes and the bound
+    /// is above the highest demand so far; with one process the bound is already exact.
+    pub fn read(&mut self, pids: &[u32]) -> HostReading {
+        let mut sum = HostReading::default();
+        for &pid in pids {
+            let Some(p) = process(&self.proc, pid) else { continue };
+            sum.processes += 1;
+            sum.rss += p.rss;
+            sum.bound += p.anonymous + p.shared + p.swap;
+            sum.swap += p.swap;
+            sum.high_water = sum.high_water.max(p.high_water);
+        }
+        if self.rollup && sum.processes > 1 && sum.bound > self.peak {
+            sum.proportional = self.proportional(pids).map(|p| p.min(sum.bound));
+        }
+        self.peak = self.peak.max(sum.demand());
+        sum
+    }
+
+    fn proportional(&mut self, pids: &[u32]) -> Option<u64> {
+        let mut sum = 0;
+        let mut read = 0;
+        for &pid in pids {
+            let start = Instant::now();
+            let Some(bytes) = proportional(&self.proc, pid) else { continue };
+            sum += bytes;
+            read += 1;
+            if start.elapsed() > ROLLUP_BOUND {
+                self.rollup = false;
+                self.note = Some(
+                    "reading shared memory exactly took too long; pages shared between processes count in each".into(),
+                );
+                break;
+            }
+        }
+        if read == 0 {
+            self.rollup = false;
+            self.note = Some(
+                "the kernel does not tell shares of memory; pages shared between processes count in each"
+                    .into(),
+            );
+        }
+        (self.rollup && read > 0).then_some(sum)
+    }
+
+    /// Whether pages shared between processes are counted once.
+    pub fn exact(&self) -> bool {
+        self.rollup
+    }
+}
+
+/// The process and everything below it now, itself first; empty when it is gone.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let proc = Path::new("/proc");
+    if !proc.join(root.to_string()).exists() {
+        return Vec::new();
+    }
+    if proc.join(format!("{root}/task/{root}/children")).exists() {
+        by_children(root)
+    } else {
+        by_parents(root)
+    }
+}
+
+fn by_children(root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", found[next]));
+        // Children belong to the thread that forked them.
+        for task in tasks.into_iter().flatten().flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for pid in children.split_whitespace().filter_map(|n| n.parse().ok()) {
+                if !found.contains(&pid) {
+                    found.push(pid);
+                }
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+fn by_parents(root: u32) -> Vec<u32> {
+    let all: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let of = found[next];
+        found.extend(all.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found
+}
+
+/// The parent of a process, from `/proc/<pid>/stat`.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, also parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_memory_is_read_both_ways() {
+        let me = std::process::id();
+        let held = vec![7_u8; 64 << 20];
+        let p = process(Path::new("/proc"), me).unwrap();
+        assert!(p.anonymous > 64 << 20 && p.rss >= p.anonymous && p.high_water >= p.rss, "{p:?}");
+        let exact = proportional(Path::new("/proc"), me).unwrap();
+        assert!(
+            exact > 64 << 20 && exact < p.anonymous + p.shared + p.swap + (8 << 20),
+            "{exact} against {p:?}"
+        );
+        drop(held);
+    }
+
+    #[test]
+    fn both_ways_to_find_a_tree_agree() {
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "sleep 5 & sleep 5; :"]).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(4);
+        while by_parents(child.id()).len() < 3 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (mut a, mut b) = (by_children(child.id()), by_parents(child.id()));
+        for pid in &a[1..] {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(*pid as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .unwrap();
+        }
+        child.wait().unwrap();
+        a.sort_unstable();
+        b.sort_unstable();
+        assert_eq!(a.len(), 3);
+        assert_eq!(a, b);
+        assert!(descendants(child.id()).is_empty());
+    }
+
+    #[test]
+    fn files_without_the_split_still_give_a_figure() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("9");
+        std::fs::create_dir(&p).unwrap();
+        std::fs::write(p.join("status"), "Name:\tx\nVmRSS:\t  400 kB\n").unwrap();
+        std::fs::write(p.join("statm"), "500 100 25 0 0 0 0\n").unwrap();
+        let m = process(dir.path(), 9).unwrap();
+        assert_eq!(m.anonymous, (400 << 10) - 25 * page_size());
+        let mut reader = HostReader::at(dir.path());
+        assert_eq!(reader.read(&[9, 10]).demand(), m.anonymous);
+        assert!(reader.exact());
+    }
+
+    #[test]
+    fn refused_shares_are_said_once_and_the_bound_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        for pid in ["1", "2"] {
+            let p = dir.path().join(pid);
+            std::fs::create_dir(&p).unwrap();
+            std::fs::write(p.join("status"), "VmRSS:\t400 kB\nRssAnon:\t300 kB\nRssShmem:\t50 kB\n").unwrap();
+        }
+        let mut reader = HostReader::at(dir.path());
+        assert_eq!(reader.read(&[1, 2]).demand(), 700 << 10);
+        assert!(!reader.exact() && reader.note.is_some());
+    }
+}

@@ -214,6 +214,12 @@ pub struct Observation {
     pub losses: Vec<f64>,
     /// Pre-clip gradient norm of the first steps.
     pub grad_norms: Vec<f64>,
+    /// How losses and gradient norms compare with the baseline's, in a sentence; absent for the baseline.
+    #[serde(default)]
+    pub parity: Option<String>,
+    /// Whether torch was imported where the agent was.
+    #[serde(default)]
+    pub torch: bool,
     /// What a confirm trial saw.
     pub coverage: Option<Coverage>,
     /// Load that was not ours.

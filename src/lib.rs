@@ -6,5 +6,7 @@ pub mod cli;
 pub mod commands;
 pub mod exit;
 pub mod model;
+pub mod process;
+pub mod sandbox;
 pub mod verdict;
 pub mod watch;

@@ -1,0 +1,47 @@
+//! Memory of a whole process tree: a limit that the kernel enforces, and figures to read while it runs.
+//!
+//! A trial's processes live in a memory cgroup of their own, whether or not a limit is set, because it is the only
+//! place that counts workers and shared memory once each.  Where no cgroup may be made, the limit becomes
+//! `RLIMIT_DATA`, which holds for each process alone and does not see shared memory: it is announced as weak.
+
+mod group;
+mod machine;
+mod mounts;
+
+pub use group::{Group, GroupError};
+pub use machine::machine_limit;
+
+use crate::model::observation::Cap;
+
+/// What is counted in a cgroup: page cache is left out, the kernel takes it back when memory is short.
+const GROUP_METRIC: &str = "anonymous + shared memory";
+
+/// The cap that a cgroup enforces.
+pub(crate) fn group_cap(group: &Group, bytes: Option<u64>) -> Cap {
+    match bytes {
+        Some(_) => Cap {
+            bytes,
+            mechanism: group.version().to_owned(),
+            scope: "process tree".to_owned(),
+            metric: GROUP_METRIC.to_owned(),
+        },
+        None => no_cap(GROUP_METRIC, "process tree"),
+    }
+}
+
+/// The cap that `RLIMIT_DATA` enforces.
+pub(crate) fn rlimit_cap(bytes: Option<u64>) -> Cap {
+    match bytes {
+        Some(_) => Cap {
+            bytes,
+            mechanism: "RLIMIT_DATA (weak)".to_owned(),
+            scope: "process".to_owned(),
+            metric: "data segment".to_owned(),
+        },
+        None => no_cap("resident anonymous + shared memory", "process tree"),
+    }
+}
+
+fn no_cap(metric: &str, scope: &str) -> Cap {
+    Cap { bytes: None, mechanism: "none".to_owned(), scope: scope.to_owned(), metric: metric.to_owned() }
+}

@@ -1,0 +1,8 @@
+//! What `process` and `sandbox` promise, on real processes.
+
+#![allow(clippy::unwrap_used)]
+
+mod ends;
+mod memory;
+mod support;
+mod traces;

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod exit;
 pub mod model;
 pub mod process;
+pub mod recipe;
 pub mod sandbox;
 pub mod verdict;
 pub mod watch;

@@ -1,0 +1,84 @@
+//! Recipes that are part of the binary.
+
+use std::path::Path;
+
+use include_dir::{Dir, include_dir};
+
+use super::{Recipe, RecipeError, RecipeErrorKind, Rung, load};
+use crate::model::Knob;
+use crate::model::plan::Device;
+
+static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
+
+/// Names that are reserved for recipes of later versions, and what they wait for.
+const PLANNED: &[(&str, &str)] = &[
+    ("fsdp", "it needs several processes with sharded parameters"),
+    ("ddp", "it needs several processes"),
+    ("offload", "it needs activations, parameters or optimizer state moved to the host"),
+];
+
+/// Shipped recipes by name, in alphabetical order.
+pub fn names() -> Vec<String> {
+    let mut names: Vec<String> = RECIPES
+        .files()
+        .filter(|f| f.path().extension().is_some_and(|e| e == "yaml"))
+        .filter_map(|f| Some(f.path().file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// A shipped recipe.
+///
+/// # Errors
+/// There is none of this name; the message says which there are, or that this one comes with a later version.
+pub fn shipped(name: &str) -> Result<Recipe, RecipeError> {
+    let path = format!("{name}.yaml");
+    if let Some(text) = RECIPES.get_file(&path).and_then(|f| f.contents_utf8()) {
+        // Its paths are relative to where the user stands: a recipe in the binary has no folder.
+        return load(text, Path::new(&path));
+    }
+    let known = names();
+    let (kind, message) = match PLANNED.iter().find(|(n, _)| *n == name) {
+        Some((_, why)) => (
+            RecipeErrorKind::NotInThisVersion,
+            format!("the recipe `{name}` is not in this version of autofit: {why}"),
+        ),
+        None => (
+            RecipeErrorKind::UnknownRecipe,
+            format!(
+                "there is no file and no shipped recipe `{name}`; the shipped recipes are {}",
+                known.join(", ")
+            ),
+        ),
+    };
+    let meant = super::error::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    Err(RecipeError {
+        file: name.into(),
+        line: None,
+        column: None,
+        key: None,
+        kind,
+        message,
+        meant: meant.filter(|_| kind == RecipeErrorKind::UnknownRecipe),
+    })
+}
+
+/// The recipe that is used when none is asked for.
+///
+/// # Errors
+/// Only if a shipped recipe were broken, which a test rules out.
+pub fn default_for(device: Device) -> Result<Recipe, RecipeError> {
+    shipped(match device {
+        Device::Cpu => "cpu",
+        Device::Cuda => "default",
+    })
+}
+
+/// The ladder of a recipe that has none of its own.
+pub(super) fn ladder(device: Option<Device>) -> Vec<Rung> {
+    default_for(device.unwrap_or(Device::Cuda)).map_or_else(
+        |_| vec![Rung::Knob { knob: Knob::Accumulation, values: Vec::new() }],
+        |recipe| recipe.ladder,
+    )
+}

@@ -1,0 +1,106 @@
+"""The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
+
+from .. import imports
+from . import accumulation, amp, batch_size, checkpoint, dataloader, environment
+from .base import Knob
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        environment.Allocator,
+        batch_size.BatchSize,
+        accumulation.Accumulation,
+        amp.Amp,
+        checkpoint.Checkpoint,
+        dataloader.NumWorkers,
+        dataloader.PinMemory,
+        dataloader.PrefetchFactor,
+        dataloader.PersistentWorkers,
+        environment.OmpThreads,
+        environment.Malloc,
+    )
+}
+
+
+def install(session):
+    """Gets the knobs of the plan ready once torch is there."""
+
+    def ready(_torch):
+        session.knobs = Knobs(session)
+        session.knobs.start()
+
+    imports.on_import("torch", ready)
+
+
+class Unknown(Knob):
+    """A knob that this version does not turn."""
+
+    def start(self):
+        self.refuse("not supported by this version")
+
+
+class Knobs:
+    """All knobs of a plan, from the first line of the script to their reports."""
+
+    def __init__(self, session):
+        self.session = session
+        self.roots = session.roots
+        self.reported = {}  # name -> last report
+        self.all = []
+        for name, wanted in session.plan.settings.items():
+            kind = KINDS.get(name, Unknown)
+            knob = kind(session, wanted, session.plan.ways.get(name, "agent"))
+            knob.name = name
+            self.all.append(knob)
+        session.knob_changed = self.changed
+
+    def start(self):
+        """Once torch is there, before the script builds anything."""
+        for knob in self.all:
+            self._try(knob, knob.start)
+        layers = [knob for knob in self.all if knob.layer is not None]
+        self.roots.layers.extend(sorted(layers, key=lambda knob: knob.layer))
+        self.roots.on_found.append(self._found)
+        self.roots.on_first_output.append(self._called)
+        self.session.on_step(self.stepped)
+
+    def stepped(self, _index):
+        """After each optimizer step; the first one completes the reports."""
+        for knob in self.all:
+            if knob.name not in self.reported:
+                self.tell(knob)
+
+    def changed(self, knob):
+        """A knob turned out not to be in force: said at once, even if it was reported as in force before."""
+        self.tell(knob)
+
+    def tell(self, knob):
+        try:
+            report = knob.report()
+        except Exception as error:
+            self.session.fault("knob." + knob.name, error)
+            return
+        if self.reported.get(knob.name) != report:
+            self.reported[knob.name] = report
+            self.session.knob(**report)
+
+    def undo(self):
+        for knob in self.all:
+            self._try(knob, knob.undo)
+
+    def _found(self, root, args, kwargs):
+        for knob in self.all:
+            self._try(knob, knob.on_root, root, args, kwargs)
+
+    def _called(self, root):
+        if root.index == 0:
+            for knob in self.all:
+                if knob.per_root and knob.name not in self.reported:
+                    self.tell(knob)
+
+    def _try(self, knob, function, *values):
+        try:
+            function(*values)
+        except Exception as error:
+            knob.refuse("the agent failed: %s: %s" % (type(error).__name__, error))
+            self.session.fault("knob." + knob.name, error)

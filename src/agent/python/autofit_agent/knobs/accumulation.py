@@ -1,0 +1,3 @@
+from .base import Knob
+class Accumulation(Knob):
+    name="accumulation"

@@ -1,0 +1,127 @@
+"""`amp`: autocast around the call of the root, its outputs cast back to single precision."""
+
+from .. import tree
+from .base import Knob
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+NAMES = {"bfloat16": "bf16", "float16": "fp16"}
+WATCHED = 8  # layers asked for the type of their output, once
+
+
+class Amp(Knob):
+    name = "amp"
+    layer = 30
+    per_root = True
+
+    def __init__(self, session, wanted, way):
+        super().__init__(session, wanted, way)
+        self.seen = set()  # types of outputs of linear and convolution layers inside a root
+        self.inside = None  # autocast's type as seen inside the root's call
+        self.names = []
+
+    def requires(self, root, args, kwargs):
+        if self.wanted == "off":
+            return None
+        if self.wanted == "fp16":
+            return "fp16 needs a gradient scaler, which this version does not add to a script; bf16 needs none"
+        module, torch = root.module, self.torch
+        device = next(module.parameters()).device
+        if script_autocast(torch, device.type):
+            return "the script's own autocast (%s) is active at the call of %s" % (
+                script_autocast(torch, device.type), root.name)
+        low = next((p for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+        if low is not None:
+            return "parameters of %s are in %s already" % (root.name, str(low.dtype)[6:])
+        if device.type == "cuda" and not bf16_in_hardware(torch, device):
+            return "%s does not compute in bf16" % torch.cuda.get_device_name(device)
+        if device.type == "cpu" and not torch.amp.is_autocast_available("cpu"):
+            return "this PyTorch has no autocast for the CPU"
+        return None
+
+    def apply(self, root, args, kwargs):
+        self.names.append(root.name)
+
+    def around(self, root, call, args, kwargs):
+        torch = self.torch
+        if root.training_calls == 0:
+            call = self._watched(root, call)
+        if not self.acts or self.wanted == "off" or self.reason is not None:
+            return call(*args, **kwargs)
+        device = root.info["device"].split(":")[0] if root.info else next(root.module.parameters()).device.type
+        dtype = getattr(torch, DTYPES[self.wanted])
+        with torch.autocast(device_type=device, dtype=dtype):
+            if self.inside is None:
+                self.inside = script_autocast(torch, device)
+            output = call(*args, **kwargs)
+
+        def widen(_, leaf):
+            return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == dtype else leaf
+
+        return tree.rebuild(output, widen)
+
+    def _watched(self, root, call):
+        """Looks at the type that the first layers of the root compute in; the looks are gone after the call."""
+        torch = self.torch
+        kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
+        module = root.module
+        if module is None or root.notes.get("compiled"):
+            return call
+
+        def look(_module, _args, output):
+            for leaf in (output if isinstance(output, tuple) else (output,)):
+                if isinstance(leaf, torch.Tensor):
+                    self.seen.add(str(leaf.dtype)[6:])
+
+        def watching(*args, **kwargs):
+            layers = [m for m in module.modules() if isinstance(m, kinds)][:WATCHED]
+            handles = [layer.register_forward_hook(look) for layer in layers]
+            try:
+                return call(*args, **kwargs)
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+        return watching
+
+    def verify(self):
+        low = sorted(NAMES[name] for name in self.seen if name in NAMES)
+        if self.wanted == "off":
+            self.how = "no layer computes in lower precision"
+            self.objects = len(self.session.roots.roots)
+            return low[0] if low else "off"
+        if self.acts and not self.names:
+            self.reason = "no call of a module with trainable parameters was seen"
+            return None
+        if self.acts:
+            self.objects = len(self.names)
+            self.how = "autocast around the call of " + ", ".join(self.names[:4])
+            if len(self.names) > 4:
+                self.how += " and %d more: the script calls parts of its model one by one" % (len(self.names) - 4)
+        else:
+            self.objects = len(self.session.roots.roots)
+            self.how = "read back from the layers of the model"
+        if low:
+            return low[0]
+        if not self.seen and self.inside:
+            return self.inside  # a model without linear or convolution layers, or a compiled one
+        self.reason = "no layer computes in lower precision"
+        return None
+
+
+def script_autocast(torch, device_type):
+    """`bf16` or `fp16` where autocast is on for this kind of device, None where it is off."""
+    try:
+        if not torch.is_autocast_enabled(device_type):
+            return None
+        return NAMES.get(str(torch.get_autocast_dtype(device_type))[6:])
+    except TypeError:  # before PyTorch 2.4 without a device
+        if device_type == "cpu":
+            return NAMES.get(str(torch.get_autocast_cpu_dtype())[6:]) if torch.is_autocast_cpu_enabled() else None
+        return NAMES.get(str(torch.get_autocast_gpu_dtype())[6:]) if torch.is_autocast_enabled() else None
+
+
+def bf16_in_hardware(torch, device):
+    try:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    except (AssertionError, RuntimeError):
+        return False

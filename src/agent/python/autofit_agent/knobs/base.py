@@ -1,0 +1,76 @@
+"""What every knob has in common."""
+
+
+class Knob:
+    """One setting: whether it can be applied, applying it, reading it back and taking it away.
+
+    A knob acts where the plan's way for it is `agent`; with every other way (the script's option, a framework's
+    switch, the environment) somebody else has turned it, and the knob only reads back what is in force.
+    """
+
+    name = ""
+    layer = None  # place among the layers around a root's call: lower is further out
+    per_root = False  # reported as soon as the first training call of a root has ended
+
+    def __init__(self, session, wanted, way):
+        self.session = session
+        self.wanted = wanted
+        self.acts = way == "agent"
+        self.way = way
+        self.reason = None  # why it is not in force
+        self.how = ""
+        self.objects = 0
+        self.applied = False
+
+    @property
+    def torch(self):
+        return self.session.torch
+
+    def start(self):
+        """Called once torch is there, before the script builds anything."""
+
+    def requires(self, root, args, kwargs):
+        """None, or why it cannot be applied to this root."""
+        return None
+
+    def apply(self, root, args, kwargs):
+        """Applies it to a root, before its first call."""
+
+    def on_root(self, root, args, kwargs):
+        """A root was found: the knob is applied to it unless something stands against it."""
+        if not self.acts or not self.per_root or self.reason is not None:
+            return
+        reason = self.requires(root, args, kwargs)
+        if reason is None:
+            self.apply(root, args, kwargs)
+            self.applied = True
+        else:
+            self.refuse(reason)
+
+    def refuse(self, reason):
+        """Not in force, now and for the rest of this process."""
+        if self.reason is None:
+            self.reason = reason
+            self.session.knob_changed(self)
+
+    def verify(self):
+        """The value in force, read from what it acts on; None where it is not in force."""
+        return None
+
+    def undo(self):
+        """Leaves the process as if the knob had not been turned."""
+
+    def report(self):
+        """`KnobReport` of the contract, without what was requested."""
+        effective = None
+        if self.reason is None:
+            effective = self.verify()
+            if effective is None and self.reason is None:
+                self.reason = "applied to 0 objects"
+        return {
+            "knob": self.name,
+            "effective": effective,
+            "how": self.how,
+            "objects": self.objects,
+            "reason": self.reason if effective is None else None,
+        }

@@ -1,0 +1,3 @@
+from .base import Knob
+class BatchSize(Knob):
+    name="batch_size"

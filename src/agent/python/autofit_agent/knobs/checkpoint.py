@@ -1,0 +1,288 @@
+"""`checkpoint`: the repeated blocks keep only their inputs and are computed again in the backward pass.
+
+Always without reentrant autograd and always with the random state restored: dropout draws the same masks again.
+Buffers that a block's forward changes in place (the running statistics of BatchNorm) are replaced by copies while it
+is computed again; otherwise they would be updated twice in a step.
+"""
+
+import contextlib
+
+from .. import blocks as block_search
+from .. import tree
+from .base import Knob
+
+# Attributes by which models say that they checkpoint by themselves.
+SWITCHES = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "use_checkpointing",
+            "activation_checkpointing", "use_gradient_checkpointing")
+
+
+class Checkpoint(Knob):
+    name = "checkpoint"
+    layer = 40
+    per_root = True
+
+    def __init__(self, session, wanted, way):
+        super().__init__(session, wanted, way)
+        self.members = {}  # id of a block -> block
+        self.buffers = {}  # id of a block -> [(module, name of a buffer)]
+        self.probed = set()
+        self.patched = []  # (class, own forward or None, ours)
+        self.switched = []  # models told to checkpoint by themselves
+        self.ours = 0  # checkpoint calls made here
+        self.calls = 0  # checkpoint calls of any kind in the first root call
+        self.places = []
+        self.expected = 0
+
+    # --- before the first call -----------------------------------------------------------------------------------
+
+    def requires(self, root, args, kwargs):
+        module = root.module
+        if self.wanted == "none":
+            return None
+        user = checkpoints_itself(module)
+        if user is not None:
+            return "%s checkpoints by itself already" % user
+        if root.index > 0 and self.members and block_search.find_blocks(module, self.torch) is None:
+            return None  # another root has blocks
+        blocks = block_search.find_blocks(module, self.torch)
+        if blocks is None:
+            return "%s has no repeated blocks" % root.name
+        if isinstance(blocks.modules[0], self.torch.jit.ScriptModule):
+            return "the blocks of %s are compiled to TorchScript" % root.name
+        if root.notes.get("compiled") and root.info["batch_norm"]:
+            return "BatchNorm in a compiled model would be updated twice a step"
+        return None
+
+    def apply(self, root, args, kwargs):
+        if self.wanted == "none":
+            return
+        module = root.module
+        blocks = block_search.find_blocks(module, self.torch)
+        if blocks is None:
+            return
+        chosen = blocks.modules if self.wanted == "all" else blocks.modules[::2]
+        own_switch = has_own_switch(module)
+        if own_switch is not None:
+            self._switch_on(own_switch, blocks, chosen)
+            return
+        self.places.append("%s (%d of %d %s)" % (
+            blocks.path or root.name, len(chosen), len(blocks.modules), blocks.block_class.__name__))
+        self.expected += len(chosen)
+        for block in chosen:
+            self.members[id(block)] = block
+            self.buffers[id(block)] = [
+                (m, name) for m in block.modules() for name, b in m._buffers.items() if b is not None
+            ]
+        self._patch(blocks.block_class)
+
+    def _switch_on(self, model, blocks, chosen):
+        """A transformers model: its own switch also turns the key-value cache off."""
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        kept = {id(block) for block in chosen}
+        for block in blocks.modules:
+            if id(block) not in kept and "gradient_checkpointing" in block.__dict__:
+                block.gradient_checkpointing = False
+        self.switched.append(model)
+        self.expected += len(chosen)
+        self.places.append("%s.gradient_checkpointing_enable (%d of %d %s)" % (
+            type(model).__name__, len(chosen), len(blocks.modules), blocks.block_class.__name__))
+
+    def _patch(self, cls):
+        if any(cls is patched for patched, _, _ in self.patched):
+            return
+        own = cls.__dict__.get("forward")
+        original = cls.forward
+        members = self.members
+        compiling = self.torch.compiler.is_compiling
+        grad_on = self.torch.is_grad_enabled
+        checkpoint = self.torch.utils.checkpoint.checkpoint
+        eager = self._eager
+
+        def forward(block, *args, **kwargs):
+            if id(block) not in members or not grad_on():
+                return original(block, *args, **kwargs)
+            if compiling():
+                return checkpoint(original.__get__(block), *args, use_reentrant=False, **kwargs)
+            return eager(block, original, args, kwargs)
+
+        for name in ("__doc__", "__name__", "__qualname__", "__module__", "__annotations__"):
+            with contextlib.suppress(AttributeError):
+                setattr(forward, name, getattr(original, name))
+        forward.__wrapped__ = original  # the signature that frameworks look at
+        self.patched.append((cls, own, forward))
+        cls.forward = forward
+
+    # --- in the root's forward -----------------------------------------------------------------------------------
+
+    def _eager(self, block, original, args, kwargs):
+        torch = self.torch
+        if self.session.roots.tracing():
+            return original(block, *args, **kwargs)
+        if id(block) in self.probed:
+            return self._checkpointed(block, original, args, kwargs)
+        # The first time on copies: a block that changes its input in place cannot be computed again from it.
+        self.probed.add(id(block))
+        copies = []
+
+        def twin(_, leaf):
+            if isinstance(leaf, torch.Tensor) and type(leaf) is torch.Tensor:
+                leaf = leaf.clone()
+                copies.append((leaf, leaf._version))
+            return leaf
+
+        state = random_state(torch, self.session)
+        kept = [(m, name, m._buffers[name], m._buffers[name].clone()) for m, name in self.buffers[id(block)]]
+        output = self._checkpointed(
+            block, original, tree.rebuild(args, twin), tree.rebuild(kwargs, twin)
+        )
+        if all(copy._version == version for copy, version in copies):
+            return output
+        del output
+        self.members.clear()
+        self.refuse("%s changes its input in place, so that it cannot be computed again from it"
+                    % type(block).__name__)
+        restore_random_state(torch, state)
+        with torch.no_grad():
+            for m, name, buffer, before in kept:
+                buffer.copy_(before)
+                m._buffers[name] = buffer
+        return original(block, *args, **kwargs)
+
+    def _checkpointed(self, block, original, args, kwargs):
+        self.ours += 1
+        keep = _KeepBuffers(self.buffers[id(block)])
+        clash = any(name in kwargs for name in _OWN_WORDS)
+        output = self.torch.utils.checkpoint.checkpoint(
+            (lambda *a: original(block, *a, **kwargs)) if clash else original.__get__(block),
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=True,
+            context_fn=keep.contexts,
+            **({} if clash else kwargs),
+        )
+        keep.forward_ended()
+        return output
+
+    def around(self, root, call, args, kwargs):
+        if root.training_calls or not self.torch.is_grad_enabled():
+            return call(*args, **kwargs)
+        counter = self.session.detect
+        all_before, ours_before = counter.checkpoint_calls, self.ours
+        output = call(*args, **kwargs)
+        made = counter.checkpoint_calls - all_before
+        self.calls += made
+        theirs = made - (self.ours - ours_before)
+        if theirs > 0 and self.members and self.acts:
+            self.members.clear()
+            self.refuse("%s checkpoints by itself already (%d calls)" % (root.name, theirs))
+        return output
+
+    # --- reading back --------------------------------------------------------------------------------------------
+
+    def verify(self):
+        done = self.calls
+        self.objects = done
+        compiled = any(root.notes.get("compiled") for root in self.session.roots.roots)
+        if self.wanted == "none":
+            self.how = "no call of torch.utils.checkpoint"
+            return "none" if done == 0 else "all"
+        if not self.acts:
+            self.how = "%d calls of torch.utils.checkpoint in a forward" % done
+            return self.wanted if done else None
+        self.how = "torch.utils.checkpoint around " + "; ".join(self.places)
+        if compiled and self.members:
+            self.objects = self.expected  # traced: the calls are inside the compiled graph
+            return self.wanted
+        if done < self.expected:
+            self.reason = "%d of %d blocks were checkpointed" % (done, self.expected)
+            return None
+        return self.wanted
+
+    def undo(self):
+        self.members.clear()
+        for cls, own, ours in self.patched:
+            if cls.__dict__.get("forward") is ours:
+                if own is None:
+                    del cls.forward
+                else:
+                    cls.forward = own
+        for model in self.switched:
+            model.gradient_checkpointing_disable()
+        self.patched, self.switched = [], []
+
+
+# Keyword arguments of torch.utils.checkpoint.checkpoint itself.
+_OWN_WORDS = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop")
+
+
+class _KeepBuffers:
+    """Lets a block's buffers be updated by its forward, not again by its recomputation."""
+
+    def __init__(self, places):
+        self.before = [(m, name, m._buffers.get(name), _version(m._buffers.get(name))) for m, name in places]
+        self.changed = []
+
+    def forward_ended(self):
+        for m, name, buffer, version in self.before:
+            now = m._buffers.get(name)
+            if now is not buffer or _version(now) != version:
+                self.changed.append((m, name))
+        self.before = []
+
+    def contexts(self):
+        return contextlib.nullcontext(), self._recomputing()
+
+    def _recomputing(self):
+        return _OnCopies(self.changed)
+
+
+class _OnCopies:
+    """While entered, the named buffers are copies."""
+
+    def __init__(self, places):
+        self.places = places
+        self.kept = []
+
+    def __enter__(self):
+        self.kept = [(m, name, m._buffers[name]) for m, name in self.places if m._buffers.get(name) is not None]
+        for m, name, buffer in self.kept:
+            m._buffers[name] = buffer.detach().clone()
+
+    def __exit__(self, *_):
+        for m, name, buffer in self.kept:
+            m._buffers[name] = buffer
+        self.kept = []
+
+
+def _version(tensor):
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def checkpoints_itself(module):
+    """The class of a module below that says it checkpoints by itself, or None."""
+    for m in module.modules():
+        if any(m.__dict__.get(switch) is True for switch in SWITCHES):
+            return type(m).__name__
+    return None
+
+
+def has_own_switch(module):
+    """The model below that has the switch of transformers, or None."""
+    for m in module.modules():
+        if getattr(type(m), "supports_gradient_checkpointing", False) and hasattr(
+            m, "gradient_checkpointing_enable"
+        ):
+            return m
+    return None
+
+
+def random_state(torch, session):
+    """The random state of the CPU and, where CUDA is in use, of its current device."""
+    device = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), device
+
+
+def restore_random_state(torch, state):
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])

@@ -1,0 +1,297 @@
+"""The root modules: those whose call the training loop makes.
+
+A root is a module called at depth 0 with gradients on and with trainable parameters.  Until the roots are known,
+`Module.__call__` is replaced by a function that looks for them; afterwards only the classes of the roots carry a
+wrapper, so that other modules pay nothing.  The wrapper belongs to the class and asks for the instance: copies and
+pickles of a model take nothing of it along, and another instance of the class (a frozen teacher) passes through.
+
+The very first call of a root already runs with the settings: `on_found` comes before it.
+"""
+
+import threading
+import weakref
+
+from . import describe, imports, patches
+
+
+def install(session):
+    """Looks for roots once torch is there."""
+
+    def ready(torch):
+        session.torch = torch
+        session.roots = Roots(session, torch)
+        session.roots.install()
+        built = session.guard("root.optimizer_built")(session.roots.optimizer_built)
+
+        def make(original):
+            def __init__(optimizer, *args, **kwargs):
+                original(optimizer, *args, **kwargs)
+                built(optimizer)
+
+            return __init__
+
+        patches.replace(torch.optim.Optimizer, "__init__", make)
+        session.on_step(session.roots.optimizer_stepped)
+
+    imports.on_import("torch", ready)
+
+
+class _Depth(threading.local):
+    value = 0
+
+
+class Root:
+    """One root module and what is known about it."""
+
+    def __init__(self, index, module, torch):
+        self.index = index
+        self.torch = torch
+        self._module = weakref.ref(module)
+        self.name = type(module).__name__
+        self.calls = 0
+        self.training_calls = 0
+        self.info = None
+        self.notes = {}  # for the knobs, by name
+
+    @property
+    def module(self):
+        return self._module()
+
+
+class Roots:
+    """Finds roots and runs their calls through layers.
+
+    layers: objects with `around(root, call, args, kwargs)`, outermost first; each gets the next one as `call`.
+    on_found(root, args, kwargs): before the first call.
+    on_first_output(root): after the first call with gradients.
+    The hooks in `session.root_calls` are told of every call, with the module itself.
+    """
+
+    FIRST_LOOK = 2  # optimizer steps before the search for roots may end
+    LAST_LOOK = 512  # ... and steps without an end after which the wrapper is taken away all the same
+
+    def __init__(self, session, torch):
+        self.session = session
+        self.torch = torch
+        self.roots = []
+        self.layers = []
+        self.on_found = []
+        self.on_first_output = []
+        self.detecting = False
+        self.optimizers = weakref.WeakSet()
+        self.steps = 0
+        self._known = {}
+        self._depth = _Depth()
+        self._wrapped = {}
+        self._plain_call = None
+        self._detector = None
+        self._broken = []  # hooks that raised; they are not called again
+
+    # --- finding -----------------------------------------------------------------------------------------------
+
+    def install(self):
+        """Starts looking."""
+        if self.detecting:
+            return
+        module_class = self.torch.nn.Module
+        compiling = self.torch.compiler.is_compiling
+        depth = self._depth
+        plain = module_class.__call__
+
+        def __call__(module, *args, **kwargs):
+            if compiling() or depth.value or not self._is_root(module, args, kwargs):
+                return plain(module, *args, **kwargs)
+            self._register(module, args, kwargs)
+            return type(module).__call__(module, *args, **kwargs)
+
+        self._plain_call = plain
+        self._detector = __call__
+        module_class.__call__ = __call__
+        self.detecting = True
+
+    def uninstall(self):
+        """Stops looking; the roots that are known keep their wrappers."""
+        if not self.detecting:
+            return
+        module_class = self.torch.nn.Module
+        if module_class.__call__ is self._detector:
+            module_class.__call__ = self._plain_call
+            self.detecting = False
+
+    def undo(self):
+        """Takes everything away again."""
+        self.uninstall()
+        for cls, (own, ours) in list(self._wrapped.items()):
+            if cls.__dict__.get("__call__") is ours:
+                if own is None:
+                    del cls.__call__
+                else:
+                    cls.__call__ = own
+        self._wrapped.clear()
+
+    def optimizer_built(self, optimizer):
+        """A new optimizer may train a module that was not called yet."""
+        self.optimizers.add(optimizer)
+        if not self.detecting:
+            self.steps = 0
+            self.install()
+
+    def optimizer_stepped(self, _index=None):
+        """Ends the search once every optimizer's parameters belong to known roots."""
+        self.steps += 1
+        if not self.detecting or self.steps < self.FIRST_LOOK or self.steps & (self.steps - 1):
+            return  # look at steps 2, 4, 8, ...: the look walks over all parameters
+        if self.steps >= self.LAST_LOOK or (self.roots and self._all_owned()):
+            self.uninstall()
+
+    def _all_owned(self):
+        owned = set()
+        for root in self.roots:
+            module = root.module
+            if module is not None:
+                owned.update(id(p) for p in module.parameters())
+        for optimizer in list(self.optimizers):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.requires_grad and id(parameter) not in owned:
+                        return False
+        return True
+
+    def tracing(self):
+        """Whether torch.jit or torch.fx is recording."""
+        torch = self.torch
+        if torch._C._get_tracing_state() is not None:
+            return True
+        return bool(getattr(torch.fx._symbolic_trace, "_is_fx_tracing_flag", False))
+
+    def passes_through(self, args, kwargs):
+        """Whether a call belongs to a recompute in backward or to a tracer."""
+        torch = self.torch
+        if torch._C._current_graph_task_id() != -1 or self.tracing():
+            return True
+        fx = torch.fx
+        return any(isinstance(arg, fx.Proxy) for arg in args) or any(
+            isinstance(arg, fx.Proxy) for arg in kwargs.values()
+        )
+
+    def _is_root(self, module, args, kwargs):
+        if not self.torch.is_grad_enabled() or self.passes_through(args, kwargs):
+            return False
+        return any(p.requires_grad for p in module.parameters())
+
+    def _register(self, module, args, kwargs):
+        root = Root(len(self.roots), module, self.torch)
+        self.roots.append(root)
+        key = id(module)
+        known = self._known
+
+        def forget(_, key=key):
+            known.pop(key, None)
+
+        known[key] = (root, weakref.ref(module, forget))
+        self._wrap_class(type(module))
+        try:
+            root.info = describe.describe_root(root, module, args, kwargs, self.torch)
+        except Exception as error:
+            self.session.fault("root.describe", error)
+        # A process that is killed for its memory in the first call tells nothing afterwards: say now what is known,
+        # and again with the outputs when the call has ended.
+        self.session.claim()
+        self._emit(root)
+        self._tell(self.on_found, "root.found", root, args, kwargs)
+
+    def _emit(self, root):
+        if root.info is not None and root.index < describe.ROOTS_TOLD:
+            self.session.emit("root", **root.info)
+
+    # --- calling -----------------------------------------------------------------------------------------------
+
+    def _wrap_class(self, cls):
+        if cls in self._wrapped:
+            return
+        own = cls.__dict__.get("__call__")
+        compiling = self.torch.compiler.is_compiling
+        depth = self._depth
+        known = self._known
+
+        def __call__(module, *args, **kwargs):
+            # Looked up at each call: tracers replace Module.__call__ for a while.
+            call = super(cls, module).__call__ if own is None else own.__get__(module, type(module))
+            if compiling() or depth.value:
+                return call(*args, **kwargs)
+            found = known.get(id(module))
+            if found is None or found[1]() is not module:
+                if not self._is_root(module, args, kwargs):
+                    return call(*args, **kwargs)
+                self._register(module, args, kwargs)
+                found = known[id(module)]
+            elif self.passes_through(args, kwargs):
+                return call(*args, **kwargs)
+            return self._run(found[0], call, args, kwargs)
+
+        self._wrapped[cls] = (own, __call__)
+        cls.__call__ = __call__
+
+    def _run(self, root, call, args, kwargs):
+        training = self.torch.is_grad_enabled()
+        module = root.module
+        self._depth.value += 1
+        try:
+            self._hooks("before", module, args, kwargs)
+            for layer in reversed(self.layers):
+                call = _Bound(layer, root, call)
+            output = call(*args, **kwargs)
+        except BaseException as error:
+            self._hooks("failed", module, error)
+            raise
+        finally:
+            self._depth.value -= 1
+        root.calls += 1
+        if training:
+            root.training_calls += 1
+            if root.training_calls == 1:
+                self._first_output(root, output)
+        self._hooks("after", module, args, kwargs, output)
+        return output
+
+    def _first_output(self, root, output):
+        try:
+            if root.info is not None:
+                root.info.update(describe.describe_output(output, self.torch))
+        except Exception as error:
+            self.session.fault("root.describe", error)
+        self._emit(root)
+        self._tell(self.on_first_output, "root.first_output", root)
+
+    def _hooks(self, name, *values):
+        for hook in self.session.root_calls:
+            function = getattr(hook, name, None)
+            if function is None or hook in self._broken:
+                continue
+            try:
+                function(*values)
+            except Exception as error:
+                self._broken.append(hook)
+                self.session.fault("root call %s of %s" % (name, type(hook).__name__), error)
+
+    def _tell(self, hooks, name, *values):
+        for hook in list(hooks):
+            try:
+                hook(*values)
+            except Exception as error:
+                hooks.remove(hook)
+                self.session.fault(name, error)
+
+
+class _Bound:
+    """A layer with what comes below it."""
+
+    __slots__ = ("call", "layer", "root")
+
+    def __init__(self, layer, root, call):
+        self.layer = layer
+        self.root = root
+        self.call = call
+
+    def __call__(self, *args, **kwargs):
+        return self.layer.around(self.root, self.call, args, kwargs)

@@ -12,12 +12,16 @@ class Block(nn.Module):
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
         self.register_buffer("mask", torch.tril(torch.ones(length, length)).bool())
 
     def forward(self, x):
         b, t, c = x.shape
-        q, k, v = (y.view(b, t, self.heads, -1).transpose(1, 2) for y in self.attn(self.ln1(x)).split(c, dim=2))
+        q, k, v = (
+            y.view(b, t, self.heads, -1).transpose(1, 2) for y in self.attn(self.ln1(x)).split(c, dim=2)
+        )
         a = (q @ k.transpose(-2, -1)) * (c // self.heads) ** -0.5
         a = a.masked_fill(~self.mask[:t, :t], float("-inf")).softmax(-1)
         a = F.dropout(a, self.dropout, self.training)
@@ -28,15 +32,17 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """`returns`: `both` (logits, loss), `loss`, or `logits`."""
 
-    def __init__(self, returns="both", layers=4, width=32, length=16, vocabulary=50, dropout=0.0, ignore=-1):
+    def __init__(self, returns="both", *, layers=4, width=32, length=16, vocabulary=50, dropout=0.0, ignore=-1):
         super().__init__()
         self.returns, self.ignore = returns, ignore
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(vocabulary, width),
-            "wpe": nn.Embedding(length, width),
-            "h": nn.ModuleList(Block(width, 4, length, dropout) for _ in range(layers)),
-            "ln": nn.LayerNorm(width),
-        })
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(vocabulary, width),
+                "wpe": nn.Embedding(length, width),
+                "h": nn.ModuleList(Block(width, 4, length, dropout) for _ in range(layers)),
+                "ln": nn.LayerNorm(width),
+            }
+        )
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.head.weight = self.transformer["wte"].weight
 
@@ -50,7 +56,9 @@ class GPT(nn.Module):
             return logits
         loss = None
         if targets is not None:
-            loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=self.ignore)
+            loss = F.cross_entropy(
+                logits.view(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=self.ignore
+            )
         return loss if self.returns == "loss" else (logits, loss)
 
 
@@ -83,5 +91,7 @@ def tokens(steps, batch=8, length=16, vocabulary=50, seed=1):
 
 def images(steps, batch=8, classes=5, seed=1):
     g = torch.Generator().manual_seed(seed)
-    return [(torch.randn(batch, 3, 8, 8, generator=g), torch.randint(0, classes, (batch,), generator=g))
-            for _ in range(steps)]
+    return [
+        (torch.randn(batch, 3, 8, 8, generator=g), torch.randint(0, classes, (batch,), generator=g))
+        for _ in range(steps)
+    ]

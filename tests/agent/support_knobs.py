@@ -44,11 +44,19 @@ def agent(settings=None, ways=None, **fields):
     """The agent's knobs in this process while the block runs."""
     settings = settings or {}
     with tempfile.TemporaryDirectory() as directory:
-        the_plan = plan.Plan({
-            "version": 1, "mode": "trial", "nonce": "n", "trial_dir": directory, "argv": [],
-            "device": "cpu", "settings": settings,
-            "ways": ways or {name: "agent" for name in settings}, **fields,
-        })
+        the_plan = plan.Plan(
+            {
+                "version": 1,
+                "mode": "trial",
+                "nonce": "n",
+                "trial_dir": directory,
+                "argv": [],
+                "device": "cpu",
+                "settings": settings,
+                "ways": ways or {name: "agent" for name in settings},
+                **fields,
+            }
+        )
         here = session.Session(the_plan, roles.CANDIDATE)
         imports.install(here.fault)
         for part in (loaders, root, detect, knobs):

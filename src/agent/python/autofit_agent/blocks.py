@@ -33,8 +33,8 @@ class Blocks:
 def find_blocks(root, torch):
     """The class of repeated children in ModuleLists, Sequentials and ModuleDicts that holds most parameters.
 
-    Containers that hold the same class count together, so that the stages of a ResNet give its bottlenecks.  A block
-    has modules inside (a lone Linear has nothing to recompute).  None where nothing repeats.
+    Containers that hold the same class count together, so that the stages of a ResNet give its bottlenecks.
+     A block has modules inside (a lone Linear has nothing to recompute).  None where nothing repeats.
     """
     nn = torch.nn
     groups = {}
@@ -58,8 +58,8 @@ def find_blocks(root, torch):
     heaviest = max(weight for weight, _ in weights)
     if heaviest == 0:
         return None
-    # Nested groups hold nearly the same parameters: the outer one is the block, unless it is a plain Sequential,
-    # which is a stage of blocks.
+    # Nested groups hold nearly the same parameters: the outer one is the block, unless it is a plain
+    # Sequential, which is a stage of blocks.
     close = [blocks for weight, blocks in weights if weight >= 0.98 * heaviest]
     named = [blocks for blocks in close if blocks.block_class is not nn.Sequential]
     return (named or close)[0]

@@ -61,7 +61,10 @@ def describe_root(root, module, args, kwargs, torch):
 def is_loss(leaf, torch):
     """A floating-point scalar that a gradient can come from."""
     return (
-        isinstance(leaf, torch.Tensor) and leaf.numel() == 1 and leaf.is_floating_point() and leaf.requires_grad
+        isinstance(leaf, torch.Tensor)
+        and leaf.numel() == 1
+        and leaf.is_floating_point()
+        and leaf.requires_grad
     )
 
 

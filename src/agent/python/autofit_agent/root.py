@@ -1,9 +1,10 @@
 """The root modules: those whose call the training loop makes.
 
-A root is a module called at depth 0 with gradients on and with trainable parameters.  Until the roots are known,
-`Module.__call__` is replaced by a function that looks for them; afterwards only the classes of the roots carry a
-wrapper, so that other modules pay nothing.  The wrapper belongs to the class and asks for the instance: copies and
-pickles of a model take nothing of it along, and another instance of the class (a frozen teacher) passes through.
+A root is a module called at depth 0 with gradients on and with trainable parameters.  Until the roots are
+known, `Module.__call__` is replaced by a function that looks for them; afterwards only the classes of the
+roots carry a wrapper, so that other modules pay nothing.  The wrapper belongs to the class and asks for the
+instance: copies and pickles of a model take nothing of it along, and another instance of the class (a
+frozen teacher) passes through.
 
 The very first call of a root already runs with the settings: `on_found` comes before it.
 """
@@ -51,20 +52,27 @@ class Root:
         self.calls = 0
         self.training_calls = 0
         self.info = None
-        self.notes = {}  # for the knobs, by name
+        self.compiled = is_compiled(module)
 
     @property
     def module(self):
         return self._module()
 
 
+def is_compiled(module):
+    """Whether torch.compile is in use for it, as a wrapper or in place."""
+    return any(
+        type(m).__name__ == "OptimizedModule" or m.__dict__.get("_compiled_call_impl") is not None
+        for m in module.modules()
+    )
+
+
 class Roots:
     """Finds roots and runs their calls through layers.
 
-    layers: objects with `around(root, call, args, kwargs)`, outermost first; each gets the next one as `call`.
-    on_found(root, args, kwargs): before the first call.
-    on_first_output(root): after the first call with gradients.
-    The hooks in `session.root_calls` are told of every call, with the module itself.
+    layers: objects with `around(root, call, args, kwargs)`, outermost first; each gets the next one as
+    `call`. on_found(root, args, kwargs): before the first call. on_first_output(root): after the first call
+    with gradients. The hooks in `session.root_calls` are told of every call, with the module itself.
     """
 
     FIRST_LOOK = 2  # optimizer steps before the search for roots may end
@@ -87,7 +95,7 @@ class Roots:
         self._detector = None
         self._broken = []  # hooks that raised; they are not called again
 
-    # --- finding -----------------------------------------------------------------------------------------------
+    # Finding.
 
     def install(self):
         """Starts looking."""
@@ -194,8 +202,8 @@ class Roots:
             root.info = describe.describe_root(root, module, args, kwargs, self.torch)
         except Exception as error:
             self.session.fault("root.describe", error)
-        # A process that is killed for its memory in the first call tells nothing afterwards: say now what is known,
-        # and again with the outputs when the call has ended.
+        # A process that is killed for its memory in the first call tells nothing afterwards: say now what
+        # is known, and again with the outputs when the call has ended.
         self.session.claim()
         self._emit(root)
         self._tell(self.on_found, "root.found", root, args, kwargs)
@@ -204,7 +212,7 @@ class Roots:
         if root.info is not None and root.index < describe.ROOTS_TOLD:
             self.session.emit("root", **root.info)
 
-    # --- calling -----------------------------------------------------------------------------------------------
+    # Calling.
 
     def _wrap_class(self, cls):
         if cls in self._wrapped:

@@ -1,4 +1,4 @@
-"""Arguments and outputs of a module as a tree: tuples, lists, dicts and dataclasses with tensors as leaves."""
+"""A module's arguments or outputs as a tree: tuples, lists, dicts and dataclasses, tensors as leaves."""
 
 import copy
 import dataclasses

@@ -1,25 +1,10 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
-from . import accumulation, amp, batch_size, checkpoint, dataloader, environment
+from . import amp, checkpoint
 from .base import Knob
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        environment.Allocator,
-        batch_size.BatchSize,
-        accumulation.Accumulation,
-        amp.Amp,
-        checkpoint.Checkpoint,
-        dataloader.NumWorkers,
-        dataloader.PinMemory,
-        dataloader.PrefetchFactor,
-        dataloader.PersistentWorkers,
-        environment.OmpThreads,
-        environment.Malloc,
-    )
-}
+KINDS = {kind.name: kind for kind in (amp.Amp, checkpoint.Checkpoint)}
 
 
 def install(session):

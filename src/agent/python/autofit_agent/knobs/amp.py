@@ -23,12 +23,16 @@ class Amp(Knob):
         if self.wanted == "off":
             return None
         if self.wanted == "fp16":
-            return "fp16 needs a gradient scaler, which this version does not add to a script; bf16 needs none"
+            return (
+                "fp16 needs a gradient scaler, which this version does not add to a script; bf16 needs none"
+            )
         module, torch = root.module, self.torch
         device = next(module.parameters()).device
         if script_autocast(torch, device.type):
             return "the script's own autocast (%s) is active at the call of %s" % (
-                script_autocast(torch, device.type), root.name)
+                script_autocast(torch, device.type),
+                root.name,
+            )
         low = next((p for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
             return "parameters of %s are in %s already" % (root.name, str(low.dtype)[6:])
@@ -47,7 +51,9 @@ class Amp(Knob):
             call = self._watched(root, call)
         if not self.acts or self.wanted == "off" or self.reason is not None:
             return call(*args, **kwargs)
-        device = root.info["device"].split(":")[0] if root.info else next(root.module.parameters()).device.type
+        device = (
+            root.info["device"].split(":")[0] if root.info else next(root.module.parameters()).device.type
+        )
         dtype = getattr(torch, DTYPES[self.wanted])
         with torch.autocast(device_type=device, dtype=dtype):
             if self.inside is None:
@@ -60,15 +66,15 @@ class Amp(Knob):
         return tree.rebuild(output, widen)
 
     def _watched(self, root, call):
-        """Looks at the type that the first layers of the root compute in; the looks are gone after the call."""
+        """Looks at the type that the first layers of the root compute in, in this call only."""
         torch = self.torch
         kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
         module = root.module
-        if module is None or root.notes.get("compiled"):
+        if module is None or root.compiled:
             return call
 
         def look(_module, _args, output):
-            for leaf in (output if isinstance(output, tuple) else (output,)):
+            for leaf in output if isinstance(output, tuple) else (output,):
                 if isinstance(leaf, torch.Tensor):
                     self.seen.add(str(leaf.dtype)[6:])
 
@@ -96,7 +102,9 @@ class Amp(Knob):
             self.objects = len(self.names)
             self.how = "autocast around the call of " + ", ".join(self.names[:4])
             if len(self.names) > 4:
-                self.how += " and %d more: the script calls parts of its model one by one" % (len(self.names) - 4)
+                self.how += " and %d more: the script calls parts of its model one by one" % (
+                    len(self.names) - 4
+                )
         else:
             self.objects = len(self.session.roots.roots)
             self.how = "read back from the layers of the model"
@@ -116,7 +124,11 @@ def script_autocast(torch, device_type):
         return NAMES.get(str(torch.get_autocast_dtype(device_type))[6:])
     except TypeError:  # before PyTorch 2.4 without a device
         if device_type == "cpu":
-            return NAMES.get(str(torch.get_autocast_cpu_dtype())[6:]) if torch.is_autocast_cpu_enabled() else None
+            return (
+                NAMES.get(str(torch.get_autocast_cpu_dtype())[6:])
+                if torch.is_autocast_cpu_enabled()
+                else None
+            )
         return NAMES.get(str(torch.get_autocast_gpu_dtype())[6:]) if torch.is_autocast_enabled() else None
 
 

@@ -4,8 +4,9 @@
 class Knob:
     """One setting: whether it can be applied, applying it, reading it back and taking it away.
 
-    A knob acts where the plan's way for it is `agent`; with every other way (the script's option, a framework's
-    switch, the environment) somebody else has turned it, and the knob only reads back what is in force.
+    A knob acts where the plan's way for it is `agent`; with every other way (the script's option, a
+    framework's switch, the environment) somebody else has turned it, and the knob only reads back what is
+    in force.
     """
 
     name = ""
@@ -31,7 +32,6 @@ class Knob:
 
     def requires(self, root, args, kwargs):
         """None, or why it cannot be applied to this root."""
-        return None
 
     def apply(self, root, args, kwargs):
         """Applies it to a root, before its first call."""
@@ -55,7 +55,6 @@ class Knob:
 
     def verify(self):
         """The value in force, read from what it acts on; None where it is not in force."""
-        return None
 
     def undo(self):
         """Leaves the process as if the knob had not been turned."""

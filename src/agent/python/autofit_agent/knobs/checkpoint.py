@@ -1,8 +1,8 @@
 """`checkpoint`: the repeated blocks keep only their inputs and are computed again in the backward pass.
 
-Always without reentrant autograd and always with the random state restored: dropout draws the same masks again.
-Buffers that a block's forward changes in place (the running statistics of BatchNorm) are replaced by copies while it
-is computed again; otherwise they would be updated twice in a step.
+Always without reentrant autograd and always with the random state restored: dropout draws the same masks
+again. Buffers that a block's forward changes in place (the running statistics of BatchNorm) are replaced by
+copies while it is computed again; otherwise they would be updated twice in a step.
 """
 
 import contextlib
@@ -12,8 +12,14 @@ from .. import tree
 from .base import Knob
 
 # Attributes by which models say that they checkpoint by themselves.
-SWITCHES = ("gradient_checkpointing", "grad_checkpointing", "use_checkpoint", "use_checkpointing",
-            "activation_checkpointing", "use_gradient_checkpointing")
+SWITCHES = (
+    "gradient_checkpointing",
+    "grad_checkpointing",
+    "use_checkpoint",
+    "use_checkpointing",
+    "activation_checkpointing",
+    "use_gradient_checkpointing",
+)
 
 
 class Checkpoint(Knob):
@@ -33,7 +39,7 @@ class Checkpoint(Knob):
         self.places = []
         self.expected = 0
 
-    # --- before the first call -----------------------------------------------------------------------------------
+    # Before the first call.
 
     def requires(self, root, args, kwargs):
         module = root.module
@@ -49,7 +55,7 @@ class Checkpoint(Knob):
             return "%s has no repeated blocks" % root.name
         if isinstance(blocks.modules[0], self.torch.jit.ScriptModule):
             return "the blocks of %s are compiled to TorchScript" % root.name
-        if root.notes.get("compiled") and root.info["batch_norm"]:
+        if root.compiled and root.info["batch_norm"]:
             return "BatchNorm in a compiled model would be updated twice a step"
         return None
 
@@ -65,8 +71,10 @@ class Checkpoint(Knob):
         if own_switch is not None:
             self._switch_on(own_switch, blocks, chosen)
             return
-        self.places.append("%s (%d of %d %s)" % (
-            blocks.path or root.name, len(chosen), len(blocks.modules), blocks.block_class.__name__))
+        self.places.append(
+            "%s (%d of %d %s)"
+            % (blocks.path or root.name, len(chosen), len(blocks.modules), blocks.block_class.__name__)
+        )
         self.expected += len(chosen)
         for block in chosen:
             self.members[id(block)] = block
@@ -84,8 +92,10 @@ class Checkpoint(Knob):
                 block.gradient_checkpointing = False
         self.switched.append(model)
         self.expected += len(chosen)
-        self.places.append("%s.gradient_checkpointing_enable (%d of %d %s)" % (
-            type(model).__name__, len(chosen), len(blocks.modules), blocks.block_class.__name__))
+        self.places.append(
+            "%s.gradient_checkpointing_enable (%d of %d %s)"
+            % (type(model).__name__, len(chosen), len(blocks.modules), blocks.block_class.__name__)
+        )
 
     def _patch(self, cls):
         if any(cls is patched for patched, _, _ in self.patched):
@@ -102,7 +112,10 @@ class Checkpoint(Knob):
             if id(block) not in members or not grad_on():
                 return original(block, *args, **kwargs)
             if compiling():
-                return checkpoint(original.__get__(block), *args, use_reentrant=False, **kwargs)
+                # A closure: the compiler does not trace how a function is bound.
+                return checkpoint(
+                    lambda *a, **k: original(block, *a, **k), *args, use_reentrant=False, **kwargs
+                )
             return eager(block, original, args, kwargs)
 
         for name in ("__doc__", "__name__", "__qualname__", "__module__", "__annotations__"):
@@ -112,11 +125,15 @@ class Checkpoint(Knob):
         self.patched.append((cls, own, forward))
         cls.forward = forward
 
-    # --- in the root's forward -----------------------------------------------------------------------------------
+    # In the root's forward.
 
     def _eager(self, block, original, args, kwargs):
         torch = self.torch
         if self.session.roots.tracing():
+            return original(block, *args, **kwargs)
+        if self.session.detect.in_their_checkpoint:
+            self._spare(block)
+            self.refuse("%s is checkpointed by the script already" % type(block).__name__)
             return original(block, *args, **kwargs)
         if id(block) in self.probed:
             return self._checkpointed(block, original, args, kwargs)
@@ -132,15 +149,15 @@ class Checkpoint(Knob):
 
         state = random_state(torch, self.session)
         kept = [(m, name, m._buffers[name], m._buffers[name].clone()) for m, name in self.buffers[id(block)]]
-        output = self._checkpointed(
-            block, original, tree.rebuild(args, twin), tree.rebuild(kwargs, twin)
-        )
+        output = self._checkpointed(block, original, tree.rebuild(args, twin), tree.rebuild(kwargs, twin))
         if all(copy._version == version for copy, version in copies):
             return output
         del output
-        self.members.clear()
-        self.refuse("%s changes its input in place, so that it cannot be computed again from it"
-                    % type(block).__name__)
+        self._spare(block)
+        self.refuse(
+            "%s changes its input in place, so that it cannot be computed again from it"
+            % type(block).__name__
+        )
         restore_random_state(torch, state)
         with torch.no_grad():
             for m, name, buffer, before in kept:
@@ -148,17 +165,19 @@ class Checkpoint(Knob):
                 m._buffers[name] = buffer
         return original(block, *args, **kwargs)
 
+    def _spare(self, block):
+        """Not this block.  The others go on: a recomputation must find what its forward found."""
+        self.members.pop(id(block), None)
+
     def _checkpointed(self, block, original, args, kwargs):
         self.ours += 1
-        keep = _KeepBuffers(self.buffers[id(block)])
+        keep = _KeepBuffers(self.buffers[id(block)], self.torch.nn.modules.batchnorm._NormBase)
         clash = any(name in kwargs for name in _OWN_WORDS)
-        output = self.torch.utils.checkpoint.checkpoint(
+        output = self.session.detect.checkpoint(
             (lambda *a: original(block, *a, **kwargs)) if clash else original.__get__(block),
-            *args,
-            use_reentrant=False,
-            preserve_rng_state=True,
+            args,
+            {} if clash else kwargs,
             context_fn=keep.contexts,
-            **({} if clash else kwargs),
         )
         keep.forward_ended()
         return output
@@ -166,23 +185,21 @@ class Checkpoint(Knob):
     def around(self, root, call, args, kwargs):
         if root.training_calls or not self.torch.is_grad_enabled():
             return call(*args, **kwargs)
-        counter = self.session.detect
-        all_before, ours_before = counter.checkpoint_calls, self.ours
+        detect, ours = self.session.detect, self.ours
+        theirs = detect.their_checkpoints
         output = call(*args, **kwargs)
-        made = counter.checkpoint_calls - all_before
-        self.calls += made
-        theirs = made - (self.ours - ours_before)
-        if theirs > 0 and self.members and self.acts:
-            self.members.clear()
+        theirs = detect.their_checkpoints - theirs
+        self.calls += theirs + self.ours - ours
+        if theirs and self.acts and self.members:
             self.refuse("%s checkpoints by itself already (%d calls)" % (root.name, theirs))
         return output
 
-    # --- reading back --------------------------------------------------------------------------------------------
+    # Reading back.
 
     def verify(self):
         done = self.calls
         self.objects = done
-        compiled = any(root.notes.get("compiled") for root in self.session.roots.roots)
+        compiled = any(root.compiled for root in self.session.roots.roots)
         if self.wanted == "none":
             self.how = "no call of torch.utils.checkpoint"
             return "none" if done == 0 else "all"
@@ -218,14 +235,16 @@ _OWN_WORDS = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_
 class _KeepBuffers:
     """Lets a block's buffers be updated by its forward, not again by its recomputation."""
 
-    def __init__(self, places):
+    def __init__(self, places, statistics):
         self.before = [(m, name, m._buffers.get(name), _version(m._buffers.get(name))) for m, name in places]
+        self.statistics = statistics
         self.changed = []
 
     def forward_ended(self):
         for m, name, buffer, version in self.before:
             now = m._buffers.get(name)
-            if now is not buffer or _version(now) != version:
+            # Normalisation writes its statistics behind autograd's back: their version does not tell.
+            if now is not buffer or _version(now) != version or isinstance(m, self.statistics):
                 self.changed.append((m, name))
         self.before = []
 
@@ -244,7 +263,9 @@ class _OnCopies:
         self.kept = []
 
     def __enter__(self):
-        self.kept = [(m, name, m._buffers[name]) for m, name in self.places if m._buffers.get(name) is not None]
+        self.kept = [
+            (m, name, m._buffers[name]) for m, name in self.places if m._buffers.get(name) is not None
+        ]
         for m, name, buffer in self.kept:
             m._buffers[name] = buffer.detach().clone()
 

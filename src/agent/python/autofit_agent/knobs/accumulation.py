@@ -1,3 +1,0 @@
-from .base import Knob
-class Accumulation(Knob):
-    name="accumulation"

@@ -1,3 +1,0 @@
-from .base import Knob
-class BatchSize(Knob):
-    name="batch_size"

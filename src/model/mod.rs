@@ -10,6 +10,7 @@ pub mod event;
 pub mod failure;
 pub mod inspection;
 pub mod knob;
+pub mod number;
 pub mod observation;
 pub mod plan;
 pub mod policy;

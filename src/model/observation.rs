@@ -8,6 +8,7 @@ use super::configuration::Configuration;
 use super::event::{KnobReport, Phase};
 use super::failure::Failure;
 use super::inspection::Inspection;
+use super::number;
 
 /// Why a trial was launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,20 +109,27 @@ pub struct Timing {
     /// Warm-up steps before them.
     pub warmup_steps: u32,
     /// Seconds of each steady step.
+    #[serde(with = "number")]
     pub step_seconds: Vec<f64>,
     /// CPU seconds of each steady step.
+    #[serde(with = "number")]
     pub cpu_seconds: Vec<f64>,
     /// Median samples of a step (all ranks); 0 when unknown.
+    #[serde(with = "number")]
     pub samples_per_step: f64,
     /// Rate of the steady steps (see `verdict::timing`); when samples are unknown this is steps per second and `unit` says so.
+    #[serde(with = "number")]
     pub samples_per_second: f64,
     /// 95 % interval of the rate.
+    #[serde(with = "number")]
     pub interval: (f64, f64),
     /// `samples/s` or `steps/s`.
     pub unit: String,
     /// Share of step time in which the loop waited for its loader, 0 to 1.
+    #[serde(with = "number")]
     pub loader_wait_share: f64,
     /// From launch to the end of the first step.
+    #[serde(with = "number")]
     pub first_step_after: f64,
 }
 
@@ -176,8 +184,10 @@ pub struct Disturbance {
     /// Share of time in which somebody waited for a CPU (PSI `some`), 0 to 1, where the kernel tells.
     pub cpu_pressure: Option<f64>,
     /// Share of time stolen by the hypervisor, 0 to 1.
+    #[serde(with = "number")]
     pub steal: f64,
     /// CPU time of processes that are not ours, in cores.
+    #[serde(with = "number")]
     pub other_cpu: f64,
 }
 
@@ -211,8 +221,10 @@ pub struct Observation {
     /// The limit it ran under.
     pub cap: Cap,
     /// Loss of the first steps.
+    #[serde(with = "number")]
     pub losses: Vec<f64>,
     /// Pre-clip gradient norm of the first steps.
+    #[serde(with = "number")]
     pub grad_norms: Vec<f64>,
     /// How losses and gradient norms compare with the baseline's, in a sentence; absent for the baseline.
     #[serde(default)]
@@ -227,6 +239,7 @@ pub struct Observation {
     /// Steps finished in all.
     pub steps: u64,
     /// From launch to the end of the last process.
+    #[serde(with = "number")]
     pub seconds: f64,
     /// The end of the output, for failures.
     pub tail: Vec<String>,
@@ -241,6 +254,7 @@ pub struct Observation {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankFigures {
     /// Its own samples per second.
+    #[serde(with = "number")]
     pub samples_per_second: f64,
     /// Its own device or host peak, bytes.
     pub peak: u64,

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod commands;
 pub mod exit;
+pub mod inspect;
 pub mod journal;
 pub mod model;
 pub mod process;

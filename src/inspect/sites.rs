@@ -1,0 +1,308 @@
+//! One knob -> how it is turned for this script, or why not.
+
+use super::options::{Match, option_for};
+use super::{MachineFacts, environment};
+use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
+use crate::model::plan::{Device, Way};
+use crate::model::{Knob, NumericsClass, Value};
+use crate::recipe::KnobRule;
+
+/// A knob with a way.
+pub(super) fn site(knob: Knob, way: Way, how: impl Into<String>) -> KnobSite {
+    KnobSite {
+        knob,
+        class: knob.class(),
+        way: Some(way),
+        how: how.into(),
+        why_not: None,
+        args: Vec::new(),
+        env: Default::default(),
+        env_by_value: Default::default(),
+        values: Vec::new(),
+        current: None,
+    }
+}
+
+/// A knob without one.
+pub(super) fn refused(knob: Knob, why: impl Into<String>) -> KnobSite {
+    KnobSite { way: None, why_not: Some(why.into()), ..site(knob, Way::Agent, String::new()) }
+}
+
+/// As the recipe says.
+pub(super) fn by_recipe(knob: Knob, rule: &KnobRule, found: &Inspection) -> KnobSite {
+    let env = rule.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let how: Vec<String> = rule.args.iter().cloned().chain(env).collect();
+    KnobSite {
+        args: rule.args.clone(),
+        env: rule.env.clone(),
+        class: class(knob, found),
+        current: current(knob, found),
+        ..site(knob, Way::Recipe, how.join(" "))
+    }
+}
+
+/// As found: the script's option, the agent, the environment.
+/// `wanted`: the values that the recipe lists, if it does.
+pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wanted: &[Value]) -> KnobSite {
+    let mut site = match knob {
+        Knob::Allocator => environment::allocator(found, machine, wanted),
+        Knob::OmpThreads => environment::omp_threads(found, machine),
+        Knob::Malloc => environment::malloc(found),
+        Knob::BatchSize => batch_size(found),
+        Knob::Accumulation => accumulation(found),
+        Knob::Amp => amp(found, machine),
+        Knob::Checkpoint => checkpoint(found),
+        Knob::NumWorkers => num_workers(found, machine),
+        Knob::PinMemory => pin_memory(found),
+        Knob::PrefetchFactor => loader_knob(knob, found),
+        Knob::PersistentWorkers => loader_knob(knob, found),
+        Knob::Strategy | Knob::Offload => refused(knob, "this version of autofit does not turn it"),
+    };
+    site.class = class(knob, found);
+    if site.current.is_none() {
+        site.current = current(knob, found);
+    }
+    site
+}
+
+/// What turning it does to the training of this script.
+fn class(knob: Knob, found: &Inspection) -> NumericsClass {
+    let dropout = found.roots.iter().any(|r| r.dropout);
+    match knob {
+        // A split draws one dropout mask for each part.
+        Knob::Accumulation if dropout => NumericsClass::Distribution,
+        // Random transforms draw from each worker's own generator; whether there are any cannot be seen.
+        Knob::NumWorkers => NumericsClass::Distribution,
+        _ => knob.class(),
+    }
+}
+
+/// The script's own value.
+fn current(knob: Knob, found: &Inspection) -> Option<String> {
+    let loader = found.training_loader();
+    let detected = found.detected.as_ref();
+    match knob {
+        Knob::BatchSize => effective_batch(found).map(|b| b.to_string()),
+        Knob::Accumulation => detected.map(|d| d.accumulation).filter(|n| *n > 0).map(|n| n.to_string()),
+        Knob::Amp => detected.map(|d| d.amp.clone().unwrap_or_else(|| "off".into())),
+        Knob::Checkpoint => {
+            detected.map(|d| if d.checkpointing { "the script's own" } else { "none" }.to_owned())
+        }
+        Knob::NumWorkers => loader.map(|l| l.num_workers.to_string()),
+        Knob::PinMemory => loader.map(|l| l.pin_memory.to_string()),
+        Knob::PrefetchFactor => loader.and_then(|l| l.prefetch_factor).map(|p| p.to_string()),
+        Knob::PersistentWorkers => loader.map(|l| l.persistent_workers.to_string()),
+        _ => None,
+    }
+}
+
+/// Samples of one optimizer step, as far as one launch can know.
+fn effective_batch(found: &Inspection) -> Option<u64> {
+    let detected = found.detected.as_ref().filter(|d| d.samples_per_step > 0 && d.samples_from != "unknown");
+    detected.map(|d| d.samples_per_step).or_else(|| found.training_loader()?.batch_size)
+}
+
+/// The root that trains: the largest of those seen.
+fn main_root(found: &Inspection) -> Option<&RootInfo> {
+    found.roots.iter().filter(|r| r.trainable > 0).max_by_key(|r| r.parameters)
+}
+
+fn batch_size(found: &Inspection) -> KnobSite {
+    let knob = Knob::BatchSize;
+    let loader = found.training_loader();
+    let detected = found.detected.as_ref();
+    // What the option sets is the loader's batch (the script may accumulate on top), else the samples of a step.
+    let seen = match (loader, detected) {
+        (Some(l), _) => l.batch_size,
+        (None, Some(d)) if d.samples_per_step > 0 && d.accumulation <= 1 && d.samples_from == "loader" => {
+            Some(d.samples_per_step)
+        }
+        _ => None,
+    };
+    if detected.is_some_and(|d| d.accumulation > 1) {
+        return refused(
+            knob,
+            "the script accumulates gradients by itself, so its option is not the effective batch",
+        );
+    }
+    match option_for(knob, found, seen) {
+        Match::Flag { flag, current, values } => by_flag(knob, flag, current, values),
+        other => match loader {
+            Some(l) if l.batch_size.is_some() && !l.iterable => {
+                site(knob, Way::Agent, format!("DataLoader.__init__ at {}", l.site))
+            }
+            Some(_) => refused(knob, "the training loader makes its batches by itself"),
+            None => match other {
+                Match::Unusable(why) => refused(knob, why),
+                _ => refused(knob, "the script has no option for it and no DataLoader"),
+            },
+        },
+    }
+}
+
+fn by_flag(knob: Knob, flag: String, current: Option<String>, values: Vec<Value>) -> KnobSite {
+    let args = if flag.starts_with("--") {
+        vec![format!("{flag}={{value}}")]
+    } else {
+        vec![flag.clone(), "{value}".to_owned()]
+    };
+    KnobSite { args, current, values, ..site(knob, Way::Option, flag) }
+}
+
+fn accumulation(found: &Inspection) -> KnobSite {
+    let knob = Knob::Accumulation;
+    let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
+    let detected = found.detected.as_ref();
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    if let Some(why) = not_linear(detected) {
+        return refused(knob, why);
+    }
+    if trained > 1 || detected.is_some_and(|d| d.roots > 1) {
+        return refused(knob, "more than one model is trained, and a loss may join them");
+    }
+    if root.batch_norm {
+        return refused(
+            knob,
+            "BatchNorm takes its statistics from the whole batch; a split would change training",
+        );
+    }
+    if root.recurrent {
+        return refused(knob, "a recurrent state is passed along, and it is not known how to split it");
+    }
+    if root.batch == Some(1) {
+        return refused(knob, "the batch has one sample");
+    }
+    let how = if root.returns_loss {
+        format!("the call of {} in parts, the gradient of each part taken at once", root.class)
+    } else {
+        format!("the call of {} in parts, each recomputed in the backward pass", root.class)
+    };
+    site(knob, Way::Agent, how)
+}
+
+/// Training for which a batch's gradient is not the mean of its parts' gradients.
+fn not_linear(detected: Option<&Detected>) -> Option<String> {
+    let d = detected?;
+    if d.optimizers.iter().any(|o| o.contains("LBFGS")) {
+        return Some("LBFGS calls the model several times in a step".to_owned());
+    }
+    if d.double_backward {
+        return Some("the script differentiates through its gradients".to_owned());
+    }
+    None
+}
+
+fn checkpoint(found: &Inspection) -> KnobSite {
+    let knob = Knob::Checkpoint;
+    let detected = found.detected.as_ref();
+    if detected.is_some_and(|d| d.checkpointing) {
+        return refused(knob, "the script checkpoints by itself");
+    }
+    if detected.is_some_and(|d| d.double_backward) {
+        return refused(knob, "the script differentiates through its gradients");
+    }
+    let blocks = found.roots.iter().filter_map(|r| Some((r, r.blocks.as_ref()?)));
+    match blocks
+        .max_by(|a, b| (a.1.share * a.0.parameters as f64).total_cmp(&(b.1.share * b.0.parameters as f64)))
+    {
+        Some((root, blocks)) => {
+            let how = format!(
+                "{} x {} in {}.{}, recomputed in the backward pass",
+                blocks.count, blocks.class, root.class, blocks.path
+            );
+            site(knob, Way::Agent, how)
+        }
+        None if found.roots.is_empty() => refused(knob, no_root(found)),
+        None => refused(knob, "the model has no repeated blocks"),
+    }
+}
+
+fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {
+    let knob = Knob::Amp;
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    let detected = found.detected.as_ref();
+    if let Some(own) = detected.and_then(|d| d.amp.as_ref()) {
+        return refused(knob, format!("the script uses {own} by itself"));
+    }
+    if detected.is_some_and(|d| d.grad_scaler) {
+        return refused(knob, "the script has a GradScaler of its own");
+    }
+    let slow = found.device == Device::Cpu && !machine.cpu_bf16;
+    let note =
+        if slow { "; this processor has no bf16 hardware, so it saves memory and costs time" } else { "" };
+    KnobSite {
+        // On the processor there is no fp16 training: no scaler and few kernels.
+        values: match found.device {
+            Device::Cpu => vec!["off".into(), "bf16".into()],
+            Device::Cuda => Vec::new(),
+        },
+        ..site(knob, Way::Agent, format!("autocast around the call of {}{note}", root.class))
+    }
+}
+
+fn num_workers(found: &Inspection, machine: &MachineFacts) -> KnobSite {
+    let knob = Knob::NumWorkers;
+    let Some(loader) = found.training_loader() else {
+        return refused(knob, no_loader(found));
+    };
+    if loader.iterable {
+        return refused(
+            knob,
+            "an IterableDataset would be repeated by every worker unless it shares itself out",
+        );
+    }
+    if machine.shm_bytes == 0 {
+        return refused(knob, "there is no /dev/shm, through which workers pass their batches");
+    }
+    loader_knob(knob, found)
+}
+
+fn pin_memory(found: &Inspection) -> KnobSite {
+    if found.device != Device::Cuda {
+        return refused(Knob::PinMemory, "page-locked memory only helps copies to a GPU");
+    }
+    loader_knob(Knob::PinMemory, found)
+}
+
+/// A setting of the training loader: by the script's option, else by the agent.
+fn loader_knob(knob: Knob, found: &Inspection) -> KnobSite {
+    let Some(loader) = found.training_loader() else {
+        return refused(knob, no_loader(found));
+    };
+    let seen = match knob {
+        Knob::NumWorkers => Some(u64::from(loader.num_workers)),
+        Knob::PrefetchFactor => loader.prefetch_factor.map(u64::from),
+        _ => None,
+    };
+    match option_for(knob, found, seen) {
+        Match::Flag { flag, current, values } => by_flag(knob, flag, current, values),
+        Match::Unusable(_) | Match::Nothing => site(knob, Way::Agent, loader_words(loader, found)),
+    }
+}
+
+fn loader_words(loader: &LoaderInfo, found: &Inspection) -> String {
+    match found.loaders.len() {
+        1 => format!("DataLoader.__init__ at {}", loader.site),
+        n => format!("DataLoader.__init__ at {} (1 of {n} loaders)", loader.site),
+    }
+}
+
+fn no_root(found: &Inspection) -> String {
+    if found.roots.is_empty() {
+        "no module was seen to be called with gradients".to_owned()
+    } else {
+        "the modules that are called have no parameters that train".to_owned()
+    }
+}
+
+fn no_loader(found: &Inspection) -> String {
+    if found.loaders.is_empty() {
+        "the script has no DataLoader".to_owned()
+    } else {
+        "training was not seen to draw from a DataLoader".to_owned()
+    }
+}

@@ -4,12 +4,14 @@
 
 pub mod cli;
 pub mod commands;
+pub mod emit;
 pub mod exit;
 pub mod inspect;
 pub mod journal;
 pub mod model;
 pub mod process;
 pub mod recipe;
+pub mod report;
 pub mod sandbox;
 pub mod verdict;
 pub mod watch;

@@ -1,0 +1,26 @@
+//! Events and results -> what people and programs read.
+//!
+//! * [`progress::Reporter`] shows [`crate::model::Progress`] while a search runs (standard error).
+//! * [`result::TuneResult`] is `result.json`; [`table::summary`] renders the same document for people, so that the
+//!   two can never disagree.
+//! * [`inspection::render`] and [`plan::render`] are the texts of `autofit inspect` and `autofit plan`.
+//!
+//! **Architecture invariant:** words, units and the order of figures come from [`words`] and nowhere else: a
+//! progress line, a table row and `result.json` call the same thing by the same name.
+
+pub mod assemble;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod inspection;
+pub mod machine;
+pub mod next;
+pub mod plan;
+pub mod progress;
+pub mod redact;
+pub mod result;
+pub mod style;
+pub mod table;
+pub mod words;
+
+pub use progress::{Mode, Reporter};
+pub use result::TuneResult;

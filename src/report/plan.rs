@@ -1,0 +1,177 @@
+//! The text of `autofit plan`: what would be launched, for how long, and what is isolated and what is not.
+
+use super::result::{Isolation, Skipped};
+use super::style::{Style, hang, one_line};
+use super::words;
+use crate::model::observation::Cap;
+use crate::model::size::Bytes;
+use crate::model::{NumericsClass, TrialSpec};
+
+/// What a search would do.
+#[derive(Debug, Clone)]
+pub struct PlanText {
+    /// The script's command, as typed.
+    pub command: Vec<String>,
+    /// The whole command line that would start it, program first; empty when it is not known.
+    pub invocation: Vec<String>,
+    /// What may be used.
+    pub cap: Cap,
+    /// How far the numerics may move.
+    pub numerics: NumericsClass,
+    /// The ladder: what would be tried in order, as far as it is known without a launch.
+    pub ladder: Vec<TrialSpec>,
+    /// Moves that would not be tried.
+    pub skipped: Vec<Skipped>,
+    /// Launches, at most.
+    pub launches: Option<u32>,
+    /// Seconds that one launch may take, as far as its schedule says (set-up of the script comes on top).
+    pub trial_seconds: f64,
+    /// Seconds for the whole search, if bounded.
+    pub budget: Option<f64>,
+    /// Seconds after which one launch is ended.
+    pub trial_timeout: Option<f64>,
+    /// What is kept from changing.
+    pub isolation: Isolation,
+    /// Bytes that the search may take on disk (upper layers and journal), and those that are free; where.
+    pub disk: Option<Disk>,
+    /// Files that would be written, as the user would name them.
+    pub writes: Vec<String>,
+}
+
+/// Disk that a search needs.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Where trials write.
+    pub place: String,
+    /// Free there, bytes.
+    pub free: u64,
+    /// Expected at most, bytes; `None` when it depends on what the script writes.
+    pub needed: Option<u64>,
+}
+
+/// The text.
+pub fn render(p: &PlanText, style: Style) -> String {
+    let mut out = String::new();
+    let mut say = |head: &str, text: &str| out.push_str(&hang(head, &one_line(text), style.width));
+    say("", "nothing was launched; this is what would be:");
+    say("command: ", &shell_words::join(super::redact::command(&p.command)));
+    say("cap: ", &words::cap(&p.cap));
+    say("numerics: ", &format!("{} at most", p.numerics));
+    for (n, spec) in p.ladder.iter().enumerate() {
+        say(&format!("{:>3}  ", n + 1), &words::what(&spec.settings, spec.purpose));
+    }
+    for s in &p.skipped {
+        say("not tried: ", &format!("{}: {}", s.what, s.why));
+    }
+    say("launches: ", &launches(p));
+    say("time: ", &time(p));
+    if let Some(d) = &p.disk {
+        let needed = match d.needed {
+            Some(n) => format!("{} at most", Bytes(n)),
+            None => "as much as the script writes in one launch".to_owned(),
+        };
+        say("disk: ", &format!("{needed} in {}, where {} are free", d.place, Bytes(d.free)));
+    }
+    let i = &p.isolation;
+    let covers = if i.covers.is_empty() { String::new() } else { format!(": {}", i.covers) };
+    say(
+        "isolated by: ",
+        &format!("{}{covers}", if i.mechanism.is_empty() { "nothing" } else { &i.mechanism }),
+    );
+    for n in &i.not_covered {
+        say("not isolated: ", n);
+    }
+    if !p.writes.is_empty() {
+        say("writes: ", &p.writes.join(", "));
+    }
+    if !p.invocation.is_empty() {
+        let command = shell_words::join(super::redact::command(&p.invocation));
+        out += &format!("\nnext:\n  {}\n", style.strong(&command));
+    }
+    out
+}
+
+fn launches(p: &PlanText) -> String {
+    match p.launches {
+        Some(n) => format!("{n} at most; each ends itself after enough optimizer steps"),
+        None => "as many as the search needs; each ends itself after enough optimizer steps".to_owned(),
+    }
+}
+
+fn time(p: &PlanText) -> String {
+    let mut parts = vec![format!(
+        "about {} of measuring a launch, and the script's own start",
+        words::duration(p.trial_seconds)
+    )];
+    if let Some(t) = p.trial_timeout {
+        parts.push(format!("a launch is ended after {}", words::duration(t)));
+    }
+    parts.push(match p.budget {
+        Some(b) => format!("{} in all", words::duration(b)),
+        None => "no budget was set (--budget 10m sets one)".to_owned(),
+    });
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Configuration, Knob, Purpose};
+
+    #[test]
+    fn a_plan_says_what_is_not_isolated() {
+        let p = PlanText {
+            command: vec!["python".into(), "train.py".into()],
+            invocation: ["autofit", "--budget", "5m", "--", "python", "train.py"].map(Into::into).to_vec(),
+            cap: Cap {
+                bytes: Some(3 << 29),
+                mechanism: "cgroup v1".into(),
+                scope: "process tree".into(),
+                metric: "anonymous + shared memory".into(),
+            },
+            numerics: NumericsClass::Precision,
+            ladder: vec![
+                TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline },
+                TrialSpec {
+                    settings: Configuration::baseline().with(Knob::Accumulation, 2),
+                    purpose: Purpose::Climb,
+                },
+            ],
+            skipped: vec![Skipped {
+                what: "batch_size".into(),
+                why: "numerics are bound to precision".into(),
+            }],
+            launches: Some(12),
+            trial_seconds: 6.0,
+            budget: Some(300.0),
+            trial_timeout: None,
+            isolation: Isolation {
+                mechanism: "overlay".into(),
+                covers: "the working directory and HOME".into(),
+                not_covered: vec!["the network".into()],
+            },
+            disk: Some(Disk { place: "/var/tmp".into(), free: 40 << 30, needed: None }),
+            writes: vec!["autofit.env".into(), ".autofit/".into()],
+        };
+        insta::assert_snapshot!(render(&p, Style { width: 80, color: false }), @r#"
+        nothing was launched; this is what would be:
+        command: python train.py
+        cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+        numerics: precision at most
+          1  baseline
+          2  accumulation=2
+        not tried: batch_size: numerics are bound to precision
+        launches: 12 at most; each ends itself after enough optimizer steps
+        time: about 6.0 s of measuring a launch, and the script's own start; 5 min 00 s
+              in all
+        disk: as much as the script writes in one launch in /var/tmp, where 40.0 GiB are
+              free
+        isolated by: overlay: the working directory and HOME
+        not isolated: the network
+        writes: autofit.env, .autofit/
+
+        next:
+          autofit --budget 5m -- python train.py
+        "#);
+    }
+}

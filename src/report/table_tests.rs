@@ -1,0 +1,168 @@
+use super::*;
+use crate::report::fixtures::{self, assembled};
+
+const NARROW: Style = Style { width: 80, color: false };
+const WIDE: Style = Style { width: 100, color: false };
+
+#[test]
+fn the_baseline_runs_out_of_memory_and_a_rung_wins() {
+    insta::assert_snapshot!(summary(&assembled(&fixtures::baseline_ooms()), WIDE), @r#"
+    autofit: accumulation=2, amp=bf16 is the fastest of what was tried and fits
+    command: python train.py --lr 1e-3
+
+     #  what changed                          verdict           peak  headroom  samples/s  relative
+     1  baseline                              oom in train  1.49 GiB         -          -         -
+     2  accumulation=2                        oom in train  1.49 GiB         -          -         -
+     3  accumulation=4, checkpoint=alternate  fit            980 MiB   556 MiB    302 ± 2     1.00x
+     4  accumulation=2, amp=bf16              fit           1.21 GiB   296 MiB    412 ± 4     1.37x
+     5  for advice: batch_size=32, amp=bf16   fit           1.07 GiB   436 MiB    455 ± 4     1.51x
+    *6  confirm: accumulation=2, amp=bf16     fit           1.21 GiB   293 MiB    409 ± 3     1.35x
+    * the winner; relative: to trial 3, the first that fits; ±: half of the 95 % interval
+
+    winner: accumulation=2, amp=bf16
+      confirmed in a fresh process: peak 1.21 GiB, headroom 293 MiB, 409 ± 3 samples/s, 1.35x trial 3
+      train seen, eval seen, save not seen, largest batch: of 120 looked at
+    cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+    isolation: overlay: the working directory, HOME, /tmp; not covered: the network
+    advice: an effective batch of 32 gives 455 ± 4 samples/s at a peak of 1.07 GiB; it is another
+            training run (option: --batch lower)
+    skipped: pin_memory: pinned memory is for CUDA; training is on the CPU
+    cost: 6 launches, 57 s
+    files: autofit.env, .autofit/3f9a2c/result.json
+
+    next:
+      autofit run -- python train.py --lr 1e-3
+      autofit --memory-cap 1.5GiB --batch lower -- python train.py --lr 1e-3
+    "#);
+}
+
+#[test]
+fn the_baseline_wins() {
+    insta::assert_snapshot!(summary(&assembled(&fixtures::baseline_wins()), NARROW), @r#"
+    autofit: nothing that was tried is faster than the script as it is
+    command: python train.py --lr 1e-3
+
+     #  what changed       verdict     peak  headroom  samples/s  relative
+     1  baseline           fit      700 MiB   836 MiB    512 ± 4     1.00x
+     2  num_workers=2      fit      901 MiB   635 MiB    488 ± 9     0.95x
+    *3  confirm: baseline  fit      702 MiB   834 MiB    511 ± 5     1.00x
+    * the winner; relative: to the baseline; ±: half of the 95 % interval
+
+    winner: as the script is
+      confirmed in a fresh process: peak 702 MiB, headroom 834 MiB, 511 ± 5
+      samples/s, 1.00x baseline
+      train seen, eval not seen, save not seen, largest batch: not looked for
+      loss within 0 %, gradient norm within 0 % of the baseline's over 4 steps
+    cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+    isolation: overlay: the working directory, HOME, /tmp; not covered: the network
+    cost: 3 launches, 28 s
+    files: autofit.env, .autofit/3f9a2c/result.json
+
+    next:
+      autofit run -- python train.py --lr 1e-3
+    "#);
+}
+
+#[test]
+fn nothing_fits() {
+    insta::assert_snapshot!(summary(&assembled(&fixtures::nothing_fits()), NARROW), @r#"
+    autofit: nothing that was tried fits within the bounds
+    command: python train.py --lr 1e-3
+
+    #  what changed           verdict           peak  headroom   samples/s  relative
+    1  baseline               oom in train  1.49 GiB         -           -         -
+    2  accumulation=64,       oom in train  1.49 GiB         -           -         -
+       checkpoint=all
+    3  for advice:            fit           1.37 GiB   136 MiB  77.0 ± 0.8         -
+       batch_size=8
+
+    cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+    isolation: overlay: the working directory, HOME, /tmp; not covered: the network
+    advice: batch_size=8 fits (peak 1.37 GiB, 77.0 ± 0.8 samples/s); it is another
+            training run (option: --batch lower)
+    cost: 3 launches, 28 s
+    files: .autofit/3f9a2c/result.json
+
+    next:
+      autofit --memory-cap 1.5GiB --batch lower -- python train.py --lr 1e-3
+    "#);
+}
+
+#[test]
+fn the_script_fails() {
+    insta::assert_snapshot!(summary(&assembled(&fixtures::script_fails()), NARROW), @r#"
+    autofit: the script fails for a reason that is not memory
+    command: python train.py --lr 1e-3
+
+    #  what changed  verdict  peak  headroom  samples/s  relative
+    1  baseline      failed      -         -          -         -
+
+    the script's last words:
+      | Traceback (most recent call last):
+      |   File "train.py", line 12, in <module>
+      | FileNotFoundError: [Errno 2] No such file or directory: 'data/train.bin'
+    cause: FileNotFoundError: [Errno 2] No such file or directory: 'data/train.bin'
+    try: put data/train.bin where the script looks for it
+    cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+    isolation: overlay: the working directory, HOME, /tmp; not covered: the network
+    cost: 1 launch, 9.5 s
+    files: .autofit/3f9a2c/result.json
+
+    next:
+      python train.py --lr 1e-3
+    "#);
+}
+
+#[test]
+fn interrupted() {
+    insta::assert_snapshot!(summary(&assembled(&fixtures::interrupted()), NARROW), @r#"
+    autofit: stopped; the best so far is: accumulation=4
+    command: python train.py --lr 1e-3
+
+     #  what changed    verdict           peak  headroom  samples/s  relative
+     1  baseline        oom in train  1.49 GiB         -          -         -
+    *2  accumulation=4  fit            980 MiB   556 MiB    302 ± 2     1.00x
+     3  amp=bf16        interrupted          -         -          -         -
+    * the best so far, not confirmed; relative: to trial 2, the first that fits; ±:
+    half of the 95 % interval
+
+    best so far: accumulation=4
+      not confirmed in a fresh process: a candidate, not a claim
+    cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
+    isolation: overlay: the working directory, HOME, /tmp; not covered: the network
+    cost: 3 launches, 28 s
+    files: autofit.env, .autofit/3f9a2c/result.json
+
+    next:
+      autofit run -- python train.py --lr 1e-3
+      autofit --memory-cap 1.5GiB -- python train.py --lr 1e-3
+    "#);
+}
+
+#[test]
+fn lines_fit_the_width_and_commands_are_never_broken() {
+    for (name, input) in fixtures::all() {
+        for style in [NARROW, WIDE] {
+            let text = summary(&assembled(&input), style);
+            for line in text.lines().take_while(|l| *l != "next:") {
+                assert!(line.chars().count() <= style.width || line.starts_with("  | "), "{name}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn colour_changes_nothing_but_colour() {
+    let r = assembled(&fixtures::baseline_ooms());
+    let colored = summary(&r, Style { color: true, ..WIDE });
+    assert!(colored.contains("\x1b[32m"));
+    assert_eq!(console::strip_ansi_codes(&colored), summary(&r, WIDE));
+}
+
+#[test]
+fn within_is_never_rounded_down() {
+    assert_eq!(percent(0.000_204_9), "0.021 %");
+    assert_eq!(percent(0.0), "0 %");
+    assert_eq!(percent(1e-12), "0.0001 %");
+    assert_eq!(percent(0.5), "50 %");
+}

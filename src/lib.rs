@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod journal;
 pub mod model;
 pub mod process;
+pub mod pyenv;
 pub mod recipe;
 pub mod report;
 pub mod sandbox;

@@ -24,6 +24,7 @@ pub mod limits;
 mod orphans;
 mod output;
 mod running;
+pub mod tool;
 mod tree;
 
 pub use exec::exec_replacing;

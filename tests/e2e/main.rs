@@ -1,0 +1,7 @@
+//! End to end: the real program, real scripts, real PyTorch.  One binary, so that tests that train can take turns.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod pyenv;

@@ -7,7 +7,29 @@ import sys
 from . import imports, plan, roles, session
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_BOTH_MODES = ("loaders", "root", "detect", "knobs")
+_PARTS = {
+    "trial": (
+        "steps",
+        "oom",
+        "phases",
+        "loaders",
+        "samples",
+        "losses",
+        "memory",
+        "inference",
+        "device_cap",
+        "coverage",
+        "ending",
+        "heartbeat",
+        "frameworks",
+        "seeds",
+        "options",
+        "root",
+        "detect",
+        "knobs",
+    ),
+    "run": ("loaders", "root", "detect", "knobs", "run"),
+}
 
 
 def start():
@@ -25,7 +47,7 @@ def start():
     here = session.Session(the_plan, role)
     imports.install(here.fault)
     here.hello()
-    for part in _BOTH_MODES:
+    for part in _PARTS[mode]:
         _install(part, here)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import weakref
 
 from . import imports, patches
 
@@ -20,7 +21,8 @@ class Loaders:
     def __init__(self, session):
         self.session = session
         self.built = 0
-        self._depth = 0
+        self.training = set()
+        self._loaders = {}  # index -> weak reference
 
     def patch(self, module):
         patches.replace(module.DataLoader, "__init__", self._make)
@@ -28,6 +30,23 @@ class Loaders:
     def index_of(self, loader):
         """The loader's number, or None."""
         return getattr(loader, "_autofit_index", None)
+
+    def get(self, index):
+        """The loader with this number, while it lives."""
+        reference = self._loaders.get(index)
+        return reference() if reference is not None else None
+
+    def trains(self, index):
+        """Training draws from this loader."""
+        self.training.add(index)
+        loader = self.get(index)
+        if loader is not None:
+            self.tell(loader)
+
+    def tell(self, loader):
+        """Emits the `loader` record."""
+        if self.session.mode == "trial":
+            self.session.emit("loader", **info(loader, self.index_of(loader) in self.training))
 
     def _make(self, original):
         signature = inspect.signature(original)
@@ -61,6 +80,8 @@ class Loaders:
         # DataLoader refuses some attributes after construction, not this one.
         object.__setattr__(loader, "_autofit_index", index)
         object.__setattr__(loader, "_autofit_site", site)
+        self._loaders[index] = weakref.ref(loader)
+        self.tell(loader)
         for hook in self.session.loader_hooks:
             if hasattr(hook, "built"):
                 hook.built(index, site, loader)
@@ -80,3 +101,38 @@ def call_site(depth):
             first = first or place
         frame = frame.f_back
     return first or "?"
+
+
+def info(loader, training):
+    """`LoaderInfo` of the contract."""
+    iterable = getattr(loader, "_dataset_kind", 0) == 1
+    batch_size = loader.batch_size
+    if batch_size is None:
+        batch_size = _whole(getattr(getattr(loader, "batch_sampler", None), "batch_size", None))
+    return {
+        "index": getattr(loader, "_autofit_index", 0),
+        "site": getattr(loader, "_autofit_site", ""),
+        "training": training,
+        "batch_size": _whole(batch_size),
+        "num_workers": loader.num_workers,
+        "pin_memory": bool(loader.pin_memory),
+        "prefetch_factor": getattr(loader, "prefetch_factor", None),
+        "persistent_workers": bool(getattr(loader, "persistent_workers", False)),
+        "batches": None if iterable else _length(loader),
+        "dataset_length": None if iterable else _length(loader.dataset),
+        "sampler": type(loader.sampler if loader.batch_size is not None else loader.batch_sampler).__name__,
+        "drop_last": bool(getattr(loader, "drop_last", False)),
+        "iterable": iterable,
+    }
+
+
+def _whole(value):
+    return int(value) if isinstance(value, int) and value >= 0 else None
+
+
+def _length(thing):
+    # A length is the script's own code: whatever it raises means that there is none.
+    try:
+        return _whole(len(thing))
+    except Exception:
+        return None

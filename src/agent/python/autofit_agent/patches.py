@@ -39,9 +39,8 @@ def _undo(entry):
         return
     _done.remove(entry)
     owner, name, own, ours = entry
-    current = (
-        vars(owner).get(name, _MISSING) if hasattr(owner, "__dict__") else getattr(owner, name, _MISSING)
-    )
+    if getattr(owner, "__dict__", {}).get(name, _MISSING) is not ours:
+        return
     if own is _MISSING:
         delattr(owner, name)
     else:

@@ -51,9 +51,7 @@ def split_interpreter(argv):
         word = argv[i]
         if word in ("-m", "-c", "-") or not word.startswith("-") or word.startswith(("-m", "-c")):
             break
-        if len(word) == 2 and word[1] in _OPTIONS_WITH_VALUE:
-            i += 1
-        elif word == "--check-hash-based-pycs":
+        if len(word) == 2 and word[1] in _OPTIONS_WITH_VALUE or word == "--check-hash-based-pycs":
             i += 1
         i += 1
     return argv[1:i], argv[i:]

@@ -85,10 +85,12 @@ class Session:
         self.optimizers = []  # Weak references, in the order of construction.
         self._off = set()
         self._kept = []
+        self._later = []
         self._channel = None
         self._on_step = []
         self._on_end = []
         self._on_claim = []
+        self._on_enough = []
         _current[0] = self
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -111,11 +113,16 @@ class Session:
         elif len(self._kept) < _KEPT_RECORDS:
             self._kept.append(record)
 
-    def emit_many(self, kind, many):
-        """Writes several records of one kind with one system call; each holds its own `at`."""
-        if self.mode == "trial" and self.state == TRAINING and many:
+    def emit_later(self, kind, many):
+        """Like `emit` for several records (each with its own `at`), written at the next `flush` or `emit`."""
+        if self.mode == "trial" and self.state == TRAINING:
             head = {"v": VERSION, "t": kind, "pid": self.pid}
-            self._write([dict(head, **fields) for fields in many])
+            self._later.extend(dict(head, **fields) for fields in many)
+
+    def flush(self):
+        """Writes what `emit_later` has put by."""
+        if self._later and self.state == TRAINING:
+            self._write([])
 
     def now(self):
         """Seconds since the agent started."""
@@ -179,6 +186,15 @@ class Session:
         """`function()` once this process is the one that trains."""
         self._on_claim.append(self.guard(f"on_claim {_name(function)}")(function))
 
+    def on_enough(self, function):
+        """`function()` once the schedule is satisfied."""
+        self._on_enough.append(self.guard(f"on_enough {_name(function)}")(function))
+
+    def measured_enough(self):
+        """Called by steps.py alone, once."""
+        for function in self._on_enough:
+            function()
+
     def step_ended(self, index):
         """Called by steps.py alone."""
         for function in self._on_step:
@@ -225,6 +241,10 @@ class Session:
             function()
         return True
 
+    def claim_for_end(self):
+        """The launched process has come to its end, or to an out-of-memory error, without having trained."""
+        return self.claim() if self.role == roles.LAUNCHED else self.state == TRAINING
+
     def _entitled(self):
         if not roles.starts_with_interpreter(self.plan.argv):
             return True
@@ -247,14 +267,17 @@ class Session:
         }
 
     def _write(self, records):
+        later, self._later = self._later, []
         try:
-            self._channel.write(records)
+            self._channel.write(later + records)
         except OSError:
             # The trial directory is gone or full; the launcher misses the records and says so.
             self.state = SILENT
 
     def _after_fork(self):
         self.pid = os.getpid()
+        self.role = roles.CANDIDATE
+        self._later = []
         if self.mode == "trial" and self.state == TRAINING:
             self.state = SILENT
 

@@ -1,0 +1,138 @@
+"""A confirm trial: end-of-epoch code, and the largest batch.
+
+The training loader ends after a number of batches, so that the script comes to its own evaluation and
+checkpoint. The trial ends at the first step of the next epoch.  Before that, at the loader's very first
+batch, a bounded look through it finds the largest batch, and training starts with that one.
+"""
+
+import threading
+import time
+
+from .samples import tensors
+
+
+def install(session):
+    """Does nothing unless the plan asks for coverage."""
+    if session.plan.coverage is None:
+        return
+    session.coverage = Coverage(session)
+    session.samples.instead = session.coverage.fetch
+    session.samples.on_batch.append(session.coverage.batch)
+    session.on_step(session.coverage.step_ended)
+
+
+class Coverage:
+    """See the head of this file."""
+
+    def __init__(self, session):
+        self.session = session
+        self.plan = session.plan.coverage
+        self._looked = self.plan.look_batches <= 0
+        self._ended = False
+        self._next_epoch = False
+        self._sees = session.guard("coverage look")(self._see)
+
+    # The loader
+
+    def fetch(self, iterator, original):
+        """The next batch of a loader, or its end."""
+        key = getattr(iterator, "_autofit_key", None)
+        if not self._is_training(key):
+            return original(iterator)
+        if not self._looked:
+            self._looked = True
+            return self._look(iterator, original)
+        if getattr(iterator, "_autofit_yielded", 0) >= self.plan.end_loader_after:
+            self._loader_ended()
+            raise StopIteration
+        try:
+            return self._one(iterator, original)
+        except StopIteration:
+            self._loader_ended()
+            raise
+
+    def _is_training(self, key):
+        wanted = self.session.plan.training_loader
+        if key in self.session.samples.training or (wanted is not None and key == wanted):
+            return True
+        # Not known yet: the first loader that is drawn from with gradients on.
+        torch = self.session.torch
+        return wanted is None and not self.session.samples.training and torch.is_grad_enabled()
+
+    def _one(self, iterator, original):
+        other = getattr(iterator, "_autofit_fresh", None)
+        if other is None:
+            return original(iterator)
+        batch = original(other)
+        iterator._autofit_counts.append(other._autofit_counts.popleft() if other._autofit_counts else None)
+        return batch
+
+    def _look(self, iterator, original):
+        """Draws up to `look_batches`, keeps the largest alone, and hands that one out first."""
+        end = time.perf_counter() + self.plan.look_seconds
+        sizes, best, over = [], None, False
+        while len(sizes) < self.plan.look_batches and (not sizes or time.perf_counter() < end):
+            try:
+                batch = original(iterator)
+            except StopIteration:
+                over = True
+                break
+            counts = iterator._autofit_counts
+            count = counts.popleft() if counts else None
+            sizes.append(self._sees(batch) or 0)
+            if best is None or sizes[-1] > best[0]:
+                best = (sizes[-1], batch, count)
+            del batch
+        if best is None:
+            raise StopIteration
+        loader = getattr(iterator, "_autofit_loader", None)
+        if over and loader is not None:
+            # All of the epoch was drawn: it is drawn once more for training.
+            iterator._autofit_fresh = loader._get_iterator()
+        iterator._autofit_counts.appendleft(best[2])
+        self.session.guard("coverage look")(self._tell)(loader, sizes, over)
+        return best[1]
+
+    def _see(self, batch):
+        return sum(tensor.numel() for tensor in tensors(batch))
+
+    def _tell(self, loader, sizes, over):
+        of = len(sizes) if over else None
+        if of is None:
+            try:
+                of = len(loader)
+            except Exception:
+                of = None  # an iterable dataset without a length
+        ordered = sorted(sizes)
+        self.session.emit(
+            "look",
+            batches=len(sizes),
+            of=of,
+            largest_elements=ordered[-1],
+            median_elements=ordered[len(ordered) // 2],
+        )
+
+    # The end
+
+    def batch(self, _iterator, key):
+        """A batch was handed out."""
+        if self._ended and key in self.session.samples.training:
+            self._next_epoch = True
+
+    def step_ended(self, _index):
+        """The first step of the next epoch ends the trial; without a loader, enough steps do."""
+        enough = self.session.stepper.enough
+        if enough and (self._next_epoch or self.session.samples.source != "loader"):
+            self.session.end.now("covered")
+
+    def _loader_ended(self):
+        if self._ended:
+            return
+        self._ended = True
+        timer = threading.Timer(self.plan.phase_seconds, self._late)
+        timer.daemon = True
+        timer.start()
+
+    def _late(self):
+        """End-of-epoch code takes too long: a phase that has not ended by now counts as not fully seen."""
+        self.session.end.finish("covered")

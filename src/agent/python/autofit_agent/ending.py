@@ -1,0 +1,148 @@
+"""The end of a trial.
+
+Where enough was measured the process is ended by `os._exit`, and by nothing else: SystemExit,
+KeyboardInterrupt and other exceptions are swallowed by a bare `except` in a training loop, and
+KeyboardInterrupt makes scripts save. Several ranks end after the same step, which rank 0 chooses.
+"""
+
+import atexit
+import os
+import sys
+import threading
+import time
+
+from . import memory, roles
+
+_CHILD_GRACE = 1.0  # seconds for children to end before they are killed
+_AHEAD = 3  # steps between rank 0's decision and the common end; ranks run in step, give or take one
+_RENDEZVOUS = 10.0  # seconds that a rank waits at the end for the others
+
+
+def install(session):
+    """Ends the process when enough was measured; says how it ended otherwise."""
+    session.end = Ending(session)
+    session.on_enough(session.end.enough)
+    session.on_step(session.end.step_ended)
+    atexit.register(session.end.at_exit)
+
+
+class Ending:
+    """See the head of this file."""
+
+    def __init__(self, session):
+        self.session = session
+        self._lock = threading.Lock()
+        self._over = False
+        self._stop_at = None
+
+    def enough(self):
+        """The schedule is satisfied; a confirm trial goes on to what lies beyond."""
+        if self.session.plan.coverage is None:
+            self.now("measured")
+
+    def now(self, reason):
+        """Ends this process, or all ranks at a common step."""
+        if roles.world_size() > 1:
+            self._publish(reason)
+        else:
+            self.finish(reason)
+
+    def step_ended(self, _index):
+        """Of several ranks, each looks whether the common end has come."""
+        if roles.world_size() < 2:
+            return
+        stop = self._stop_at or self._published()
+        if stop is not None and self.session.steps >= stop[0]:
+            self._wait_for_others()
+            self.finish(stop[1])
+
+    def finish(self, reason):
+        """Last words, then the end."""
+        self._say(reason, None)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception as error:
+                # A closed stream is the script's business; the end comes all the same.
+                self.session.faults.append(("flush", str(error)))
+        _end_children()
+        os._exit(0)
+
+    def at_exit(self):
+        """The interpreter ends by itself."""
+        session = self.session
+        if self._over or os.getpid() != session.pid or not session.claim_for_end():
+            return
+        error = session.ooms.uncaught
+        if error is None:
+            last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+            error = f"{type(last).__name__}: {last}" if last is not None else None
+        self._say("script_end" if error is None else "exception", error)
+
+    def _say(self, reason, error):
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+        session = self.session
+        for part in (
+            lambda: session.stepper.settle(wait=True),
+            session.phases.finish if reason == "script_end" else None,
+            lambda: session.ending(reason),
+            lambda: memory.reading(session, "end"),
+        ):
+            if part is not None:
+                session.guard("end")(part)()
+        session.emit("end", reason=reason, error=error[:2000] if error else None)
+
+    # Several ranks
+
+    def _path(self, name):
+        return os.path.join(self.session.plan.trial_dir, name)
+
+    def _publish(self, reason):
+        if self.session.rank != 0 or self._published() is not None:
+            return
+        self._stop_at = (self.session.steps + _AHEAD, reason)
+        temporary = self._path("stop_at_step.tmp")
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(f"{self._stop_at[0]} {reason}")
+        os.rename(temporary, self._path("stop_at_step"))
+
+    def _published(self):
+        try:
+            with open(self._path("stop_at_step"), encoding="ascii") as file:
+                step, reason = file.read().split()
+        except OSError:
+            return None
+        self._stop_at = (int(step), reason)
+        return self._stop_at
+
+    def _wait_for_others(self):
+        cuda = memory.cuda()
+        if cuda is not None:
+            cuda.synchronize()
+        with open(self._path(f"stopped.{self.session.rank}"), "w", encoding="ascii"):
+            pass
+        end = time.monotonic() + _RENDEZVOUS
+        names = [self._path(f"stopped.{rank}") for rank in range(roles.world_size())]
+        while time.monotonic() < end and not all(os.path.exists(name) for name in names):
+            time.sleep(0.01)
+
+
+def _end_children():
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None:
+        return
+    try:
+        children = multiprocessing.active_children()
+        for child in children:
+            child.terminate()
+        end = time.monotonic() + _CHILD_GRACE
+        for child in children:
+            child.join(max(end - time.monotonic(), 0))
+            if child.is_alive():
+                child.kill()
+    except Exception:
+        # The launcher ends what is left of the process tree.
+        return

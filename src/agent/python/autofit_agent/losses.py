@@ -1,0 +1,221 @@
+"""The loss that `backward` is called on, and the gradient norm before clipping.
+
+Values on a device are copied without waiting and read when the step is known to be over: nothing here makes
+the host wait for the device.
+"""
+
+import weakref
+
+from . import imports, patches
+
+# Calls of backward without any optimizer step after which a built optimizer is taken for unused.
+PATIENCE = 512
+
+
+def install(session):
+    """Wraps `torch.autograd.backward`, which `Tensor.backward` calls too, once torch is there."""
+    session.losses = Losses(session)
+    session.stepper.take.append(session.losses.take)
+    session.stepper.settle_fields.append(session.losses.settle)
+    imports.on_import("torch", session.losses.ready)
+
+
+class Losses:
+    """See the head of this file."""
+
+    def __init__(self, session):
+        self.session = session
+        self.backwards = 0  # outermost calls so far
+        self._torch = None
+        self._depth = 0
+        self._values = []  # of this step
+        self._scaled = {}  # id of a scaled loss -> (weak reference to it, the loss before)
+        self._scalers = weakref.WeakSet()
+        self._norms = {}  # optimizer id -> square of the norm, this step
+        self._undo_clips = []
+
+    def ready(self, torch):
+        """Puts the wrappers in place."""
+        self._torch = torch
+        patches.replace(torch.autograd, "backward", self._make_backward)
+        scaler = getattr(getattr(torch, "amp", None), "GradScaler", None) or torch.cuda.amp.GradScaler
+        patches.replace(scaler, "scale", self._make_scale)
+        if self.session.plan.parity_steps > 0:
+            clip = torch.nn.utils.clip_grad
+            for name in ("clip_grad_norm_", "clip_grad_value_"):
+                for owner in (clip, torch.nn.utils):
+                    self._undo_clips.append(patches.replace(owner, name, self._make_clip))
+
+    # Backward
+
+    def _make_backward(self, original):
+        session = self.session
+        before = session.guard("backward")(self._before_backward)
+        after = session.guard("backward")(self._after_backward)
+        outermost = self._torch._C._current_graph_task_id
+
+        def backward(tensors, *args, **kwargs):
+            # A backward inside backward is a checkpoint's recompute.
+            if self._depth or outermost() != -1 or session.state == "silent":
+                return original(tensors, *args, **kwargs)
+            before(tensors, args, kwargs)
+            self._depth += 1
+            try:
+                result = original(tensors, *args, **kwargs)
+            except BaseException as error:
+                session.ooms.seen(error)
+                raise
+            finally:
+                self._depth -= 1
+            after()
+            return result
+
+        return backward
+
+    def _before_backward(self, tensors, args, kwargs):
+        if not self.session.claim():
+            return
+        self.session.stepper.begun()
+        self.session.inference.stop()
+        self.session.phase = "train"
+        for hook in self.session.backward_hooks:
+            hook(tensors, kwargs)
+        self.backwards += 1
+        many = (tensors,) if isinstance(tensors, self._torch.Tensor) else tuple(tensors)
+        if args and args[0] is not None or kwargs.get("grad_tensors") is not None:
+            return  # a gradient from outside: not a loss
+        for tensor in many:
+            if isinstance(tensor, self._torch.Tensor) and tensor.numel() == 1:
+                self._values.append(self._fetch(self._unscaled(tensor)))
+
+    def _after_backward(self):
+        stepper = self.session.stepper
+        if not self.session.optimizers or (stepper.source != "optimizer" and self.backwards > PATIENCE):
+            stepper.ended("backward")
+
+    def _fetch(self, tensor):
+        """The value, without waiting for a device: a number, or a copy that is on its way to the host."""
+        tensor = tensor.detach()
+        if tensor.device.type == "cpu":
+            return float(tensor)
+        return tensor.to("cpu", non_blocking=True)
+
+    # Scaled losses
+
+    def scaled(self, result, loss):
+        """`result` is `loss` times a gradient scale: `loss` is what counts."""
+        if isinstance(result, self._torch.Tensor) and result.numel() == 1:
+            self._scaled = {k: v for k, v in self._scaled.items() if v[0]() is not None}
+            self._scaled[id(result)] = (weakref.ref(result), loss.detach())
+
+    def _unscaled(self, tensor):
+        known = self._scaled.pop(id(tensor), None)
+        return known[1] if known is not None and known[0]() is tensor else tensor
+
+    def _make_scale(self, original):
+        note = self.session.guard("gradient scaler")(self._note_scale)
+
+        def scale(scaler, outputs):
+            result = original(scaler, outputs)
+            note(scaler, outputs, result)
+            return result
+
+        return scale
+
+    def _note_scale(self, scaler, outputs, result):
+        self._scalers.add(scaler)
+        if isinstance(outputs, self._torch.Tensor) and result is not outputs:
+            self.scaled(result, outputs)
+
+    # Gradient norm
+
+    def wants_norm(self):
+        """Whether this step's gradient norm is to be recorded."""
+        return self.session.steps < self.session.plan.parity_steps
+
+    def _make_clip(self, original):
+        before = self.session.guard("clipping")(self._before_clip)
+
+        def clip(parameters, *args, **kwargs):
+            if isinstance(parameters, self._torch.Tensor):
+                parameters = [parameters]
+            elif not isinstance(parameters, (list, tuple)):
+                parameters = list(parameters)  # a generator can be read only once
+            before(parameters)
+            return original(parameters, *args, **kwargs)
+
+        return clip
+
+    def _before_clip(self, parameters):
+        if self.session.state != "training" or not self.wants_norm():
+            return
+        ids = {id(p) for p in parameters}
+        for reference in self.session.optimizers:
+            optimizer = reference()
+            if optimizer is not None and any(id(p) in ids for p in _parameters(optimizer)):
+                self._measure(optimizer, self._scale_in_gradients(optimizer))
+
+    def before_update(self, optimizer):
+        """Called by steps.py before an optimizer's step."""
+        if self.wants_norm():
+            # Fused optimizers unscale inside the step, and GradScaler leaves them the scale.
+            self._measure(optimizer, getattr(optimizer, "grad_scale", None))
+
+    def _scale_in_gradients(self, optimizer):
+        """The scale that a GradScaler has left in the gradients, None once they are unscaled."""
+        for scaler in list(self._scalers):
+            state = scaler._per_optimizer_states.get(id(optimizer))
+            stage = getattr((state or {}).get("stage"), "name", "READY")
+            if scaler.is_enabled() and stage == "READY" and scaler._scale is not None:
+                return scaler._scale
+        return None
+
+    def _measure(self, optimizer, scale):
+        if id(optimizer) in self._norms:
+            return
+        torch = self._torch
+        total = None
+        with torch.no_grad():
+            for parameter in _parameters(optimizer):
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                if gradient.is_sparse:
+                    gradient = gradient.coalesce()._values()
+                norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+                square = norm.double() ** 2
+                total = square if total is None else total + square.to(total.device)
+            if total is None:
+                return
+            if scale is not None:
+                total = total / torch.as_tensor(scale).to(total.device).double() ** 2
+        self._norms[id(optimizer)] = self._fetch(total)
+
+    # The step
+
+    def take(self, fields):
+        """Moves what this step has shown into its record."""
+        fields["loss"] = self._values or None
+        fields["grad_norm"] = list(self._norms.values()) or None
+        self._values = []
+        self._norms = {}
+        if self._undo_clips and self.session.steps + 1 >= self.session.plan.parity_steps:
+            for undo in self._undo_clips:
+                undo()
+            self._undo_clips = []
+
+    def settle(self, fields):
+        """The device has finished: copies become numbers."""
+        if fields["loss"] is not None:
+            fields["loss"] = sum(float(v) for v in fields["loss"])
+        if fields["grad_norm"] is not None:
+            fields["grad_norm"] = sum(float(v) for v in fields["grad_norm"]) ** 0.5
+
+
+def _parameters(optimizer):
+    seen = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter

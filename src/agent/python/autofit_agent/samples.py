@@ -1,0 +1,224 @@
+"""Samples: what the training loader handed out since the last step, else the batch dimension of root calls.
+
+The count follows the indices that the sampler drew for a batch, since a batch of dicts, graphs or detections
+has no honest first dimension.  Batches count once a root has been called with gradients after them; what a
+root saw without gradients is evaluation.
+"""
+
+import time
+from collections import deque
+
+from . import imports, patches
+
+
+def install(session):
+    """Watches loaders and root calls."""
+    session.samples = Samples(session)
+    session.root_calls.append(session.samples)
+    session.stepper.take.append(session.samples.take)
+    imports.on_import("torch.utils.data.dataloader", session.samples.patch)
+
+
+class Samples:
+    """See the head of this file."""
+
+    def __init__(self, session):
+        self.session = session
+        self.source = "unknown"  # "loader", "dim0"
+        self.last = 0  # samples of the latest step
+        self.training = set()  # keys of loaders that training draws from
+        self.on_batch = []  # functions(iterator, loader key) after each batch
+        self.instead = None  # coverage: function(iterator, fetch) in place of fetch()
+        self._pending = {}  # loader key -> [samples, seconds] since the last root call
+        self._counted = [0, 0.0]  # samples and seconds since the last step
+        self._unattributed = 0.0
+        self._dim0 = 0
+        self._elements = 0
+        self._first_root = None
+
+    # The loader
+
+    def patch(self, module):
+        """Wraps the base class of all loader iterators."""
+        base = module._BaseDataLoaderIter
+        patches.replace(base, "_next_index", self._make_next_index)
+        patches.replace(base, "_reset", self._make_reset)
+        patches.replace(base, "__next__", self._make_next)
+        patches.replace(base, "__init__", self._make_init)
+
+    def _make_init(self, original):
+        guard = self.session.guard("loader iterator")
+
+        @guard
+        def remember(iterator, loader):
+            iterator._autofit_key = self.session.loaders.index_of(loader)
+            iterator._autofit_loader = loader
+
+        def __init__(iterator, loader, *args, **kwargs):
+            iterator._autofit_counts = deque()
+            remember(iterator, loader)
+            original(iterator, loader, *args, **kwargs)
+
+        return __init__
+
+    def _make_reset(self, original):
+        def _reset(iterator, *args, **kwargs):
+            iterator._autofit_counts = deque()
+            iterator._autofit_yielded = 0
+            return original(iterator, *args, **kwargs)
+
+        return _reset
+
+    def _make_next_index(self, original):
+        def _next_index(iterator):
+            index = original(iterator)
+            counts = getattr(iterator, "_autofit_counts", None)
+            if counts is not None:
+                counts.append(_length(index))
+            return index
+
+        return _next_index
+
+    def _make_next(self, original):
+        guard = self.session.guard("loader batch")
+        begin, end = guard(self._begin_batch), guard(self._end_batch)
+        session = self.session
+
+        def __next__(iterator):
+            if session.state == "silent":
+                return original(iterator)
+            begin(iterator)
+            start = time.perf_counter()
+            try:
+                fetch = self.instead
+                batch = original(iterator) if fetch is None else fetch(iterator, original)
+            except StopIteration:
+                raise
+            except BaseException as error:
+                session.ooms.seen(error)
+                raise
+            end(iterator, batch, time.perf_counter() - start)
+            return batch
+
+        return __next__
+
+    def _begin_batch(self, iterator):
+        self.session.stepper.begun()
+
+    def _end_batch(self, iterator, batch, seconds):
+        iterator._autofit_yielded = getattr(iterator, "_autofit_yielded", 0) + 1
+        counts = getattr(iterator, "_autofit_counts", None)
+        count = counts.popleft() if counts else None
+        kind = getattr(iterator, "_dataset_kind", 0)
+        if count is None or kind == 1 or not getattr(iterator, "_auto_collation", True):
+            # An iterable dataset may end early, and an index without collation may stand for a whole batch.
+            count = first_dimension(batch) or count or 0
+        key = getattr(iterator, "_autofit_key", None)
+        entry = self._pending.setdefault(key, [0, 0.0])
+        entry[0] += count
+        entry[1] += seconds
+        for function in self.on_batch:
+            function(iterator, key)
+
+    # Root calls
+
+    def before(self, root, args, kwargs):
+        """Batches since the last root call are training's if gradients are on."""
+        if not self.session.torch.is_grad_enabled():
+            for key in list(self._pending):
+                if key not in self.training:
+                    del self._pending[key]
+            return
+        self.session.stepper.begun()
+        if self._pending:
+            for key, (count, seconds) in self._pending.items():
+                if key not in self.training:
+                    self.training.add(key)
+                    self.session.loaders.trains(key)
+                self._counted[0] += count
+                self._counted[1] += seconds
+            self._pending.clear()
+        size, largest = look(args, kwargs)
+        self._elements += largest
+        if self._first_root is None:
+            self._first_root = id(root)
+        if id(root) == self._first_root:
+            self._dim0 += size
+
+    def inferred(self, size, elements):
+        """A call of an inference script."""
+        for count, seconds in self._pending.values():
+            self._dim0 += count
+            self._counted[1] += seconds
+        if not self._pending:
+            self._dim0 += size
+        self._pending.clear()
+        self._elements += elements
+
+    # The step
+
+    def take(self, fields):
+        """Adds samples, elements and loader_wait to a step's record, and starts anew."""
+        if self.training:
+            self.source, samples = "loader", self._counted[0]
+        elif self._dim0:
+            self.source, samples = "dim0", self._dim0
+        else:
+            samples = 0
+        fields["samples"] = self.last = samples
+        fields["elements"] = self._elements
+        fields["loader_wait"] = round(self._counted[1], 6)
+        self._counted = [0, 0.0]
+        self._dim0 = self._elements = 0
+
+
+def _length(index):
+    if isinstance(index, (list, tuple)):
+        return len(index)
+    shape = getattr(index, "shape", None)
+    if shape is not None and len(shape) > 0:
+        return int(shape[0])
+    return None
+
+
+def first_dimension(batch, depth=0):
+    """Size of dimension 0 of the first tensor in a batch, else a list's length, else None."""
+    shape = getattr(batch, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) else None
+    if depth > 3:
+        return None
+    values = batch.values() if hasattr(batch, "values") else batch
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        return None
+    for value in values:
+        found = first_dimension(value, depth + 1)
+        if found is not None:
+            return found
+    return len(batch) if isinstance(batch, (list, tuple)) else None
+
+
+def tensors(value, depth=0):
+    """The tensors in a call's arguments or in a batch."""
+    if hasattr(value, "numel") and hasattr(value, "size"):
+        yield value
+    elif depth < 4:
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                yield from tensors(item, depth + 1)
+        elif hasattr(value, "values") and hasattr(value, "keys"):
+            for item in value.values():
+                yield from tensors(item, depth + 1)
+
+
+def look(args, kwargs):
+    """(batch dimension of the first tensor argument, elements of the largest one)."""
+    size = largest = 0
+    for value in (args, kwargs):
+        for tensor in tensors(value):
+            shape = tensor.shape
+            if not size and len(shape):
+                size = int(shape[0])
+            count = tensor.numel()
+            largest = max(largest, count)
+    return size, largest

@@ -4,13 +4,16 @@
 //! be dropped and is not demand.  Forked workers share pages with their parent, so the exact figure is a sum of
 //! proportional shares (`smaps_rollup`).  That walks page tables under the process's memory lock, which costs
 //! milliseconds a GiB and can hold up page faults of the script; so it is read only when the cheap upper bound
-//! (`status`, shared pages counted in every process) says that the peak may have moved, and only within a time bound.
+//! (`status`, shared pages counted in every process) says that the peak may have moved, and only within a share of a core.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A single `smaps_rollup` that took longer than this is not asked for again in this trial.
-pub const ROLLUP_BOUND: Duration = Duration::from_millis(25);
+/// Share of a core that exact readings may take; after each one they pause accordingly.
+const ROLLUP_SHARE: f64 = 0.02;
+/// When one exact reading of the tree costs more CPU time than this (hundreds of GiB), the rest of the trial goes
+/// without.
+const ROLLUP_BOUND: Duration = Duration::from_millis(200);
 
 /// Memory of one process from `/proc/<pid>/status`, bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,19 +39,15 @@ pub struct HostReading {
     pub rss: u64,
     /// Anonymous + shared memory + swap, summed over processes: an upper bound of demand.
     pub bound: u64,
-    /// The same with each shared page counted once, where it was read.
-    pub proportional: Option<u64>,
     /// Swapped out.
     pub swap: u64,
     /// The largest `VmHWM` among the processes.
     pub high_water: u64,
-}
-
-impl HostReading {
-    /// Demand: the proportional figure where there is one, else the bound.
-    pub fn demand(&self) -> u64 {
-        self.proportional.unwrap_or(self.bound)
-    }
+    /// Demand, each shared page counted once; `None` when it was not read this time.  Where it cannot be read at all,
+    /// the bound.
+    pub demand: Option<u64>,
+    /// Demand, or the bound in the proportion of the latest exact reading: for a display.
+    pub estimate: u64,
 }
 
 /// Reads a value of a `Key:   123 kB` line, in bytes.
@@ -94,11 +93,13 @@ pub fn proportional(proc: &Path, pid: u32) -> Option<u64> {
     Some(kib(&text, "Pss_Anon")? + kib(&text, "Pss_Shmem")? + kib(&text, "SwapPss").unwrap_or(0))
 }
 
-/// Reads process trees of one trial; remembers what was too slow or refused.
+/// Reads the process tree of one trial; remembers what is too slow or refused.
 #[derive(Debug)]
 pub struct HostReader {
-    proc: std::path::PathBuf,
+    proc: PathBuf,
     rollup: bool,
+    next_rollup: Instant,
+    proportion: f64,
     peak: u64,
     /// Why proportional figures are not read any more.
     pub note: Option<String>,
@@ -113,11 +114,18 @@ impl Default for HostReader {
 impl HostReader {
     /// Reads below this `/proc`.
     pub fn at(proc: &Path) -> Self {
-        Self { proc: proc.to_owned(), rollup: true, peak: 0, note: None }
+        Self {
+            proc: proc.to_owned(),
+            rollup: true,
+            next_rollup: Instant::now(),
+            proportion: 1.0,
+            peak: 0,
+            note: None,
+        }
     }
 
-    /// Memory of these processes now.  The proportional figure is read when there are several processes and the bound
-    /// is above the highest demand so far; with one process the bound is already exact.
+    /// Memory of these processes now.  The exact figure is read when there are several processes and the bound is above
+    /// the highest demand so far; with one process the bound is exact.
     pub fn read(&mut self, pids: &[u32]) -> HostReading {
         let mut sum = HostReading::default();
         for &pid in pids {
@@ -128,43 +136,50 @@ impl HostReader {
             sum.swap += p.swap;
             sum.high_water = sum.high_water.max(p.high_water);
         }
-        if self.rollup && sum.processes > 1 && sum.bound > self.peak {
-            sum.proportional = self.proportional(pids).map(|p| p.min(sum.bound));
+        if self.rollup && sum.processes > 1 {
+            if sum.bound > self.peak && Instant::now() >= self.next_rollup {
+                sum.demand = self.proportional(pids).map(|p| p.min(sum.bound));
+            }
+        } else if sum.processes > 0 {
+            sum.demand = Some(sum.bound);
         }
-        self.peak = self.peak.max(sum.demand());
+        if let Some(demand) = sum.demand {
+            self.peak = self.peak.max(demand);
+            self.proportion = if sum.bound > 0 { demand as f64 / sum.bound as f64 } else { 1.0 };
+        } else if !self.rollup {
+            sum.demand = Some(sum.bound);
+        }
+        sum.estimate = sum.demand.unwrap_or((sum.bound as f64 * self.proportion) as u64);
         sum
     }
 
     fn proportional(&mut self, pids: &[u32]) -> Option<u64> {
-        let mut sum = 0;
-        let mut read = 0;
-        for &pid in pids {
-            let start = Instant::now();
-            let Some(bytes) = proportional(&self.proc, pid) else { continue };
-            sum += bytes;
-            read += 1;
-            if start.elapsed() > ROLLUP_BOUND {
-                self.rollup = false;
-                self.note = Some(
-                    "reading shared memory exactly took too long; pages shared between processes count in each".into(),
-                );
-                break;
-            }
-        }
-        if read == 0 {
-            self.rollup = false;
-            self.note = Some(
-                "the kernel does not tell shares of memory; pages shared between processes count in each"
-                    .into(),
-            );
-        }
-        (self.rollup && read > 0).then_some(sum)
+        let before = thread_seconds();
+        let shares: Vec<u64> = pids.iter().filter_map(|pid| proportional(&self.proc, *pid)).collect();
+        let cost = Duration::from_secs_f64((thread_seconds() - before).max(0.0));
+        self.next_rollup = Instant::now() + cost.div_f64(ROLLUP_SHARE);
+        let why = if shares.is_empty() {
+            "the kernel does not tell shares of memory"
+        } else if cost > ROLLUP_BOUND {
+            "reading shares of memory takes too long"
+        } else {
+            return Some(shares.iter().sum());
+        };
+        self.rollup = false;
+        self.note = Some(format!("{why}; pages shared between processes count in each"));
+        None
     }
 
     /// Whether pages shared between processes are counted once.
     pub fn exact(&self) -> bool {
         self.rollup
     }
+}
+
+/// CPU seconds of this thread so far; the cost of a reading must not depend on who else runs.
+pub(super) fn thread_seconds() -> f64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0.0, |t| t.tv_sec() as f64 + t.tv_nsec() as f64 / 1e9)
 }
 
 /// The process and everything below it now, itself first; empty when it is gone.
@@ -276,7 +291,7 @@ mod tests {
         let m = process(dir.path(), 9).unwrap();
         assert_eq!(m.anonymous, (400 << 10) - 25 * page_size());
         let mut reader = HostReader::at(dir.path());
-        assert_eq!(reader.read(&[9, 10]).demand(), m.anonymous);
+        assert_eq!(reader.read(&[9, 10]).demand, Some(m.anonymous));
         assert!(reader.exact());
     }
 
@@ -289,7 +304,7 @@ mod tests {
             std::fs::write(p.join("status"), "VmRSS:\t400 kB\nRssAnon:\t300 kB\nRssShmem:\t50 kB\n").unwrap();
         }
         let mut reader = HostReader::at(dir.path());
-        assert_eq!(reader.read(&[1, 2]).demand(), 700 << 10);
+        assert_eq!(reader.read(&[1, 2]).demand, Some(700 << 10));
         assert!(!reader.exact() && reader.note.is_some());
     }
 }

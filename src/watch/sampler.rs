@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::cgroup::{self, CgroupReading};
-use super::host::HostReader;
+use super::host::{HostReader, thread_seconds};
 use super::load::{LoadMark, LoadReader};
 use super::nvml::{self, Baseline, GpuReading, Gpus};
 use super::series::{Point, Series};
@@ -147,12 +147,6 @@ impl Pace {
     }
 }
 
-/// CPU seconds of this thread.
-fn thread_seconds() -> f64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .map_or(0.0, |t| t.tv_sec() as f64 + t.tv_nsec() as f64 / 1e9)
-}
-
 /// State of the thread.
 struct Watch {
     pids: Pids,
@@ -243,7 +237,8 @@ impl Watch {
         h.swap_peak = h.swap_peak.max(reading.swap);
         h.processes = h.processes.max(reading.processes);
         h.process_high_water = h.process_high_water.max(reading.high_water);
-        let mut demand = reading.demand();
+        h.peak = h.peak.max(reading.demand);
+        let mut demand = reading.estimate;
         if let Some(c) = self.options.cgroup.as_deref().and_then(cgroup::read) {
             h.cgroup_limit = c.limit;
             h.cgroup_charge_peak = h.cgroup_charge_peak.max(c.peak);
@@ -253,9 +248,6 @@ impl Watch {
             h.cgroup_oom = h.cgroup_oom.max(since(c.oom, self.cgroup_before.oom));
             h.cgroup_oom_kill = h.cgroup_oom_kill.max(since(c.oom_kill, self.cgroup_before.oom_kill));
             demand = c.demand().unwrap_or(demand);
-        }
-        if reading.processes > 0 {
-            h.peak = h.peak.max(Some(reading.demand()));
         }
         if let Some((before, now)) = self.shm_before.zip(shm::read(self.shm_path())) {
             self.now.shm = now.used.saturating_sub(before.used);

@@ -10,6 +10,7 @@
 //! nobody understands is never a success.
 
 pub mod compare;
+pub mod failure;
 pub mod judge;
 pub mod parity;
 pub mod stats;
@@ -17,4 +18,5 @@ pub mod thrash;
 pub mod timing;
 
 pub use compare::{Comparison, Speed, compare};
+pub use failure::{oom_line, read_failure};
 pub use judge::{OomFact, TrialFacts, judge};

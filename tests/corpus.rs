@@ -1,0 +1,90 @@
+//! Every labelled output of `tests/corpus` (collected, described in its README) and of `tests/corpus-extra` (written
+//! by hand in the same form) is read exactly: kind, fragmentation and all fields.
+
+use std::path::{Path, PathBuf};
+
+use autofit::model::observation::ProcessEnd;
+use autofit::model::{FailureFields, FailureKind};
+use autofit::verdict::read_failure;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Label {
+    file: String,
+    kind: FailureKind,
+    fragmentation: Option<bool>,
+    fields: FailureFields,
+    confidence: String,
+    #[serde(default)]
+    note: String,
+}
+
+/// Labels that come from the account around a text and not from the text; here they are given the way a launcher
+/// knows them, or not at all.
+fn end_of(file: &str) -> Option<ProcessEnd> {
+    match file {
+        "042.txt" | "164.txt" => Some(ProcessEnd::Exited { code: 1 }),
+        "128.txt" => Some(ProcessEnd::Exited { code: 0 }),
+        _ => None,
+    }
+}
+
+fn not_in_the_text(file: &str, fields: &mut FailureFields) {
+    if file == "074.txt" {
+        fields.torch_version = None;
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn labels(name: &str) -> Vec<Label> {
+    serde_yaml::from_str(&std::fs::read_to_string(folder(name).join("labels.yaml")).unwrap()).unwrap()
+}
+
+fn wrong(name: &str) -> (usize, Vec<String>) {
+    let mut wrong = Vec::new();
+    let labels = labels(name);
+    for mut label in labels.iter().filter(|l| l.confidence != "low").map(|l| Label {
+        file: l.file.clone(),
+        kind: l.kind,
+        fragmentation: l.fragmentation,
+        fields: l.fields.clone(),
+        confidence: l.confidence.clone(),
+        note: l.note.clone(),
+    }) {
+        let text = std::fs::read_to_string(folder(name).join(&label.file)).unwrap();
+        let end = if name == "corpus" { end_of(&label.file) } else { None };
+        if name == "corpus" {
+            not_in_the_text(&label.file, &mut label.fields);
+        }
+        let read = read_failure(&text, end.as_ref());
+        if (read.kind, read.fragmentation) != (label.kind, label.fragmentation) || read.fields != label.fields
+        {
+            wrong.push(format!(
+                "{} ({}): {:?} {:?}, not {:?} {:?}\n   read  {:?}\n   label {:?}\n   by {:?}",
+                label.file,
+                label.note,
+                read.kind,
+                read.fragmentation,
+                label.kind,
+                label.fragmentation,
+                read.fields,
+                label.fields,
+                read.evidence
+            ));
+        }
+        assert!(!read.cause.is_empty() && !read.cause.contains('\n'), "{}: {:?}", label.file, read.cause);
+        let wants_advice = read.kind != FailureKind::NotMemory;
+        assert_eq!(!read.next.is_empty(), wants_advice, "{}", label.file);
+    }
+    (labels.len(), wrong)
+}
+
+#[test]
+fn the_collected_outputs() {
+    let (n, wrong) = wrong("corpus");
+    assert_eq!(n, 89);
+    assert!(wrong.is_empty(), "{} of {n} are read wrongly:\n{}", wrong.len(), wrong.join("\n"));
+}

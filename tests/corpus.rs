@@ -1,6 +1,8 @@
 //! Every labelled output of `tests/corpus` (collected, described in its README) and of `tests/corpus-extra` (written
 //! by hand in the same form) is read exactly: kind, fragmentation and all fields.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::path::{Path, PathBuf};
 
 use autofit::model::observation::ProcessEnd;
@@ -8,7 +10,7 @@ use autofit::model::{FailureFields, FailureKind};
 use autofit::verdict::read_failure;
 use serde::Deserialize;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Label {
     file: String,
     kind: FailureKind,
@@ -46,14 +48,7 @@ fn labels(name: &str) -> Vec<Label> {
 fn wrong(name: &str) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     let labels = labels(name);
-    for mut label in labels.iter().filter(|l| l.confidence != "low").map(|l| Label {
-        file: l.file.clone(),
-        kind: l.kind,
-        fragmentation: l.fragmentation,
-        fields: l.fields.clone(),
-        confidence: l.confidence.clone(),
-        note: l.note.clone(),
-    }) {
+    for mut label in labels.iter().filter(|l| l.confidence != "low").cloned() {
         let text = std::fs::read_to_string(folder(name).join(&label.file)).unwrap();
         let end = if name == "corpus" { end_of(&label.file) } else { None };
         if name == "corpus" {

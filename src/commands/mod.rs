@@ -1,5 +1,6 @@
 //! One file a subcommand; each reads like a table of contents.
 
+pub mod diagnose;
 pub mod lookup;
 
 use std::ffi::OsString;

@@ -98,7 +98,10 @@ fn gpu_cause(f: &FailureFields, fragmentation: Option<bool>) -> String {
         text += "; most of it is held by something else than this process's PyTorch";
     }
     if fragmentation == Some(true) {
-        text += "; PyTorch holds enough unused memory, but in pieces that are too small";
+        let idle = f
+            .reserved_unallocated_bytes
+            .or_else(|| Some(f.reserved_total_bytes?.saturating_sub(f.allocated_bytes?)));
+        text += &format!("; PyTorch itself holds {} unused, in pieces", size(idle).unwrap_or_default());
     }
     text
 }

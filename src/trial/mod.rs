@@ -1,0 +1,28 @@
+//! One configuration -> one [`Observation`].
+//!
+//! # Theory of operation
+//! [`prepare`] turns a configuration into arguments, environment and the agent's plan.  [`local::LocalExecutor`]
+//! writes the plan into a fresh trial directory, launches the command through [`crate::process`], samples memory
+//! ([`crate::watch`]) and reads the agent's records while it runs, ends it when it hangs or takes too long, and gives
+//! all facts to [`crate::verdict::judge`].  [`collect`] is the pure part: records -> facts -> observation.
+//!
+//! **Architecture invariant:** the search never sees a process; it sees [`Executor`], and tests drive it with
+//! recorded observations.
+
+pub mod collect;
+pub mod local;
+pub mod patience;
+pub mod prepare;
+pub mod schedule;
+
+use crate::model::{Observation, TrialSpec};
+
+/// Runs trials.
+pub trait Executor {
+    /// Launches one configuration and measures it.
+    ///
+    /// # Errors
+    /// Only what makes further trials pointless (the trial directory cannot be written, no helper can be started);
+    /// a failing script is an observation.
+    fn run(&mut self, spec: &TrialSpec) -> impl Future<Output = anyhow::Result<Observation>>;
+}

@@ -1,0 +1,124 @@
+//! When a trial has hung.  Pure: times in, judgement out.
+
+use std::time::Duration;
+
+use crate::model::observation::ProcessEnd;
+
+/// A step may take this many times the typical one before the trial counts as hung; evaluation and saving between
+/// two steps are the longest honest pauses, and they announce themselves.
+const STALL_FACTOR: f64 = 30.0;
+
+/// A step may always take this long.
+const STALL_FLOOR: Duration = Duration::from_secs(60);
+
+/// The agent beats every two seconds from a thread of its own; a process this long silent is stopped or gone.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// After memory ran out in one rank, the others get this long to end by themselves.
+const AFTER_OOM: Duration = Duration::from_secs(8);
+
+/// The clock of one trial, in seconds since its launch.
+#[derive(Debug, Clone, Default)]
+pub struct Patience {
+    /// Limit for the whole trial.
+    pub timeout: Option<Duration>,
+    /// Several ranks: one that stalls or is out of memory hangs the others.
+    pub several_ranks: bool,
+    last_record: f64,
+    last_step: Option<f64>,
+    typical_step: Option<f64>,
+    in_phase: bool,
+    oom_at: Option<f64>,
+}
+
+impl Patience {
+    /// A record of any kind came.
+    pub fn record(&mut self, now: f64) {
+        self.last_record = now;
+    }
+
+    /// A step ended.
+    pub fn step(&mut self, now: f64) {
+        if let Some(last) = self.last_step {
+            let took = now - last;
+            // A running minimum-leaning mean: stalls must not teach patience.
+            self.typical_step = Some(self.typical_step.map_or(took, |t| 0.8 * t + 0.2 * took.min(3.0 * t)));
+        }
+        self.last_step = Some(now);
+        self.in_phase = false;
+    }
+
+    /// Evaluation or saving began or went on.
+    pub fn phase(&mut self) {
+        self.in_phase = true;
+    }
+
+    /// Memory ran out somewhere.
+    pub fn oom(&mut self, now: f64) {
+        self.oom_at.get_or_insert(now);
+    }
+
+    /// Whether to end the trial now, and as what.  No step is demanded before the first one: set-up (downloads,
+    /// tokenising, compiling) may take as long as the trial's own limit.
+    pub fn verdict(&self, now: f64) -> Option<ProcessEnd> {
+        if self.timeout.is_some_and(|t| now > t.as_secs_f64()) {
+            return Some(ProcessEnd::TimedOut);
+        }
+        if self.several_ranks && self.oom_at.is_some_and(|at| now - at > AFTER_OOM.as_secs_f64()) {
+            return Some(ProcessEnd::RankLost);
+        }
+        let last_step = self.last_step?;
+        if now - self.last_record > SILENCE.as_secs_f64() {
+            return Some(ProcessEnd::Hung);
+        }
+        let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(STALL_FLOOR.as_secs_f64());
+        (!self.in_phase && now - last_step > allowed).then_some(ProcessEnd::Hung)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_hung_before_its_first_step_but_the_limit_holds() {
+        let mut p = Patience { timeout: Some(Duration::from_secs(1000)), ..Patience::default() };
+        p.record(1.0);
+        assert_eq!(p.verdict(900.0), None);
+        assert_eq!(p.verdict(1001.0), Some(ProcessEnd::TimedOut));
+    }
+
+    #[test]
+    fn a_step_that_does_not_come_is_a_hang_unless_the_script_evaluates() {
+        let mut p = Patience::default();
+        p.step(1.0);
+        p.step(2.0);
+        p.record(60.0);
+        assert_eq!(p.verdict(60.0), None);
+        assert_eq!(p.verdict(63.0), Some(ProcessEnd::Hung));
+        p.phase();
+        assert_eq!(p.verdict(63.0), None);
+        p.step(64.0);
+        assert_eq!(p.verdict(65.0), None);
+    }
+
+    #[test]
+    fn long_steps_are_given_more() {
+        let mut p = Patience::default();
+        p.step(0.0);
+        p.step(10.0);
+        p.record(200.0);
+        assert_eq!(p.verdict(200.0), None);
+        p.record(320.0);
+        assert_eq!(p.verdict(320.0), Some(ProcessEnd::Hung));
+    }
+
+    #[test]
+    fn a_rank_out_of_memory_ends_the_others() {
+        let mut p = Patience { several_ranks: true, ..Patience::default() };
+        p.step(1.0);
+        p.oom(2.0);
+        assert_eq!(p.verdict(5.0), None);
+        assert_eq!(p.verdict(11.0), Some(ProcessEnd::RankLost));
+    }
+}

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crate::model::event::{EndReason, Event, KnobReport, Phase, Record, Step};
 use crate::model::observation::{Coverage, Peaks};
 use crate::model::{Inspection, Knob};
+use crate::verdict::OomFact;
+use crate::verdict::timing::step_lost;
 
 /// Everything that one rank's agent wrote.
 #[derive(Debug, Clone, Default)]
@@ -20,19 +22,6 @@ pub struct Records {
     pub ranks: BTreeMap<u32, RankRecords>,
     /// Lines that could not be read.
     pub broken_lines: u64,
-}
-
-/// Memory ran out, as the agent saw it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OomSeen {
-    /// `cuda:0`, `cpu`.
-    pub device: String,
-    /// Where in the script's life.
-    pub phase: Phase,
-    /// The exception's text.
-    pub message: String,
-    /// Whether it ended the script.
-    pub fatal: bool,
 }
 
 impl Records {
@@ -113,18 +102,22 @@ impl Records {
     }
 
     /// Every time memory ran out, as far as the agent saw it.
-    pub fn ooms(&self) -> Vec<OomSeen> {
-        self.all()
-            .filter_map(|r| match r {
-                Record::Oom { device, phase, message, fatal, .. } => Some(OomSeen {
-                    device: device.clone(),
-                    phase: *phase,
-                    message: message.clone(),
-                    fatal: *fatal,
-                }),
-                _ => None,
-            })
-            .collect()
+    pub fn ooms(&self) -> Vec<OomFact> {
+        let mut facts = Vec::new();
+        for (rank, steps) in self.steps() {
+            for event in &self.ranks[&rank].events {
+                if let Record::Oom { device, phase, message, step, fatal } = &event.record {
+                    facts.push(OomFact {
+                        device: device.clone(),
+                        phase: *phase,
+                        message: message.clone(),
+                        fatal: *fatal,
+                        step_lost: step_lost(&steps, *step),
+                    });
+                }
+            }
+        }
+        facts
     }
 
     /// Faults of the agent itself.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::schedule::{PARITY_STEPS, SEED, coverage, schedule};
 use crate::model::plan::{Device, Way};
-use crate::model::{AgentMode, AgentPlan, Configuration, Inspection, Knob, Purpose, TrialSpec, VERSION, Value};
+use crate::model::{AgentMode, AgentPlan, Configuration, Inspection, Knob, Purpose, TrialSpec, VERSION};
 
 /// A command ready to be launched.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,16 +83,8 @@ fn apply(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
         let site = inspection.and_then(|i| i.site(*knob));
         ways.insert(*knob, site.and_then(|s| s.way).unwrap_or(Way::Agent));
         let Some(site) = site else { continue };
-        args.extend(site.args.iter().map(|a| fill(a, *knob, value)));
-        for (name, template) in &site.env {
-            env.insert(name.clone(), fill(template, *knob, value));
-        }
+        args.extend(site.args_for(value));
+        env.extend(site.env_for(value));
     }
     (args, env, ways)
-}
-
-/// `{value}` and the knob's own name in braces stand for the value.
-fn fill(template: &str, knob: Knob, value: &Value) -> String {
-    let value = value.to_string();
-    template.replace("{value}", &value).replace(&format!("{{{}}}", knob.name()), &value)
 }

@@ -78,6 +78,16 @@ impl Records {
             .reduce(f64::min)
     }
 
+    /// Every read-back, in the order in which it was written.
+    pub fn all_knobs(&self) -> Vec<KnobReport> {
+        self.all()
+            .filter_map(|r| match r {
+                Record::Knob(report) => Some(report.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The last word on each knob, worst rank: a knob that is out of force in one rank is out of force.
     pub fn knobs(&self) -> Vec<KnobReport> {
         let mut by_knob: BTreeMap<Knob, KnobReport> = BTreeMap::new();

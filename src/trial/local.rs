@@ -1,7 +1,9 @@
 //! Trials on this machine.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,14 +11,18 @@ use tokio::sync::watch;
 
 use super::Executor;
 use super::collect::Records;
+use super::observe::{Reference, observe};
 use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
-use super::schedule::PARITY_STEPS;
 use crate::agent::{AgentFiles, EventReader};
-use crate::model::event::{Phase, Record};
-use crate::model::observation::{Cap, Disturbance, ProcessEnd};
+use crate::model::event::Record;
+use crate::model::observation::{Cap, ProcessEnd};
 use crate::model::plan::Device;
-use crate::model::{Inspection, Observation, Progress, Purpose, TrialSpec, VERSION};
+use crate::model::size::Bytes;
+use crate::model::{Inspection, Observation, Progress, TrialSpec};
+use crate::process::{self, Ended, Launch, Running, StartError};
+use crate::sandbox::offline_env;
+use crate::watch::{Baseline, Freed, Gpus, Pids, Sampler, SamplerOptions, wait_until_free};
 
 /// How often records, limits and signals are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -24,8 +30,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(500);
 
-/// Lines of output kept in an observation of a failure.
-const TAIL_LINES: usize = 40;
+/// Between TERM and KILL: a script that saves on TERM does so into the sandbox, nobody needs that.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Device memory is given back within a second of a process's death; more is another's.
+const DEVICE_FREE: Duration = Duration::from_secs(10);
 
 /// How urgently the user wants to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +72,10 @@ pub struct Site {
     pub recipe: crate::recipe::Recipe,
     /// The machine.
     pub machine: crate::inspect::MachineFacts,
+    /// NVML, where there is one.
+    pub gpus: Option<Arc<Gpus>>,
+    /// Indices of the devices that the script can see.
+    pub visible: Vec<usize>,
 }
 
 /// Launches trials one after the other.
@@ -73,16 +86,11 @@ pub struct LocalExecutor<P> {
     tell: P,
     next: u32,
     inspection: Option<Inspection>,
-    baseline: Option<Trace>,
+    baseline: Option<Reference>,
     budget_left: Box<dyn Fn() -> Option<f64>>,
+    noted: Vec<String>,
 }
 
-/// Losses and gradient norms that others are compared with.
-#[derive(Debug, Clone, Default)]
-struct Trace {
-    losses: Vec<f64>,
-    grad_norms: Vec<f64>,
-}
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
     /// Ready to launch; `history` is what an earlier run of the same search observed.
@@ -95,7 +103,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         tell: P,
     ) -> Self {
         let mut executor =
-            Self { site, agent, stop, tell, next: 1, inspection: None, baseline: None, budget_left };
+            Self { site, agent, stop, tell, next: 1, inspection: None, baseline: None, budget_left, noted: vec![] };
         for observation in history {
             executor.learn(observation);
         }
@@ -130,7 +138,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             self.inspection.clone_from(&observation.inspection);
         }
         if observation.settings.is_baseline() && self.baseline.is_none() && !observation.losses.is_empty() {
-            self.baseline = Some(Trace {
+            self.baseline = Some(Reference {
                 losses: observation.losses.clone(),
                 grad_norms: observation.grad_norms.clone(),
             });
@@ -141,41 +149,49 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
     async fn run(&mut self, spec: &TrialSpec) -> anyhow::Result<Observation> {
         let number = self.next;
-        let mut launched = self.launch(number, spec).await?;
-        let end = match &mut launched.running {
-            Some(_) => self.attend(number, &mut launched).await?,
-            None => None,
+        let baseline = self.device_baseline();
+        let mut trial = self.launch(number, spec, &baseline).await?;
+        let ended = match trial.running.clone() {
+            Ok(running) => Some(self.attend(number, &mut trial, &running).await),
+            Err(_) => None,
         };
-        let observation = self.observe(number, spec, launched, end).await?;
+        self.wait_for_device(&baseline).await;
+        let observation = observe(&self.site, number, spec, trial, ended, self.baseline.as_ref());
+        let observation = self.with_inspection(observation);
         self.learn(&observation);
         Ok(observation)
     }
 }
 
 /// A trial that was started, or could not be.
-struct Launched {
-    dir: PathBuf,
-    prepared: Prepared,
-    running: Option<Running>,
-    refused: Option<StartError>,
-    sampler: Option<Sampler>,
-    reader: EventReader,
-    records: Records,
-    started: Instant,
-    fresh_since: Option<f64>,
+pub(super) struct Trial {
+    pub dir: PathBuf,
+    pub prepared: Prepared,
+    pub running: Result<Arc<Running>, Arc<StartError>>,
+    pub sampler: Option<Sampler>,
+    pub reader: EventReader,
+    pub records: Records,
+    pub started: Instant,
 }
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
-    async fn launch(&mut self, number: u32, spec: &TrialSpec) -> anyhow::Result<Launched> {
+    async fn launch(
+        &mut self,
+        number: u32,
+        spec: &TrialSpec,
+        baseline: &Baseline,
+    ) -> anyhow::Result<Trial> {
         let dir = self.site.scratch.join(format!("trial-{number}"));
         // A directory of that name is left from a trial that was killed together with its launcher.
-        let _ = std::fs::remove_dir_all(&dir);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut prepared = self.prepare(spec);
         prepared.plan.trial_dir = Some(dir.display().to_string());
-        let plan_path = dir.join("plan.json");
-        std::fs::write(&plan_path, serde_json::to_vec_pretty(&prepared.plan)?)
-            .with_context(|| format!("cannot write {}", plan_path.display()))?;
+        let plan = dir.join("plan.json");
+        std::fs::write(&plan, serde_json::to_vec_pretty(&prepared.plan)?)
+            .with_context(|| format!("cannot write {}", plan.display()))?;
         (self.tell)(Progress::TrialStarted {
             trial: number,
             of: None,
@@ -183,18 +199,173 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             purpose: spec.purpose,
             budget_left: (self.budget_left)(),
         });
-        let launch = self.launch_spec(&dir, &plan_path, &prepared);
+        let launch = self.site.launch(&dir, &plan, &prepared, &self.agent);
         let started = Instant::now();
-        let (running, refused) = match process::start(launch).await {
-            Ok(running) => (Some(running), None),
-            Err(error) => (None, Some(error)),
-        };
+        let running = process::start(launch).await.map(Arc::new).map_err(Arc::new);
         let sampler = match &running {
-            Some(running) => Some(Sampler::start(running.pids_source(), self.watch_options(running))?),
-            None => None,
+            Ok(running) => {
+                for note in running.notes() {
+                    self.note_once(note);
+                }
+                let pids = Arc::clone(running);
+                let options = SamplerOptions {
+                    gpus: self.site.gpus.clone(),
+                    baseline: baseline.clone(),
+                    cgroup: running.cgroup().map(Path::to_owned),
+                    shm: None,
+                };
+                let pids: Pids = Arc::new(move || pids.pids().into_iter().map(i32::cast_unsigned).collect());
+                Some(Sampler::start(pids, options).context("cannot watch the trial")?)
+            }
+            Err(_) => None,
         };
         let reader = EventReader::new(&dir);
-        let records = Records::default();
-        Ok(Launched { dir, prepared, running, refused, sampler, reader, records, started, fresh_since: None })
+        Ok(Trial { dir, prepared, running, sampler, reader, records: Records::default(), started })
     }
+
+    /// Reads, tells and guards until the trial is over.
+    async fn attend(&mut self, number: u32, trial: &mut Trial, running: &Running) -> Ended {
+        let mut patience = Patience { timeout: Some(self.site.timeout), ..Patience::default() };
+        let mut pulse = Pulse::default();
+        let mut told = Instant::now();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ended = running.wait() => return ended,
+                _ = ticks.tick() => {}
+            }
+            let now = trial.started.elapsed().as_secs_f64();
+            for (rank, event) in trial.reader.read() {
+                pulse.hear(&event.record, now);
+                patience.hear(&event.record, now);
+                trial.records.extend(rank, [event]);
+            }
+            if *self.stop.borrow() == Stop::Now {
+                running.end(ProcessEnd::Interrupted);
+            } else if let Some(end) = patience.verdict(now) {
+                running.end(end);
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                let latest = trial.sampler.as_ref().map(Sampler::latest).unwrap_or_default();
+                let host = Some(running.memory_now()).filter(|b| *b > 0).or(latest.host);
+                (self.tell)(Progress::Tick {
+                    trial: number,
+                    elapsed: now,
+                    steps: pulse.steps,
+                    steps_per_second: pulse.rate(),
+                    memory: if self.site.device == Device::Cuda { latest.device } else { host },
+                    budget_left: (self.budget_left)(),
+                });
+            }
+        }
+    }
+
+    fn device_baseline(&self) -> Baseline {
+        match &self.site.gpus {
+            Some(gpus) if self.site.device == Device::Cuda => Baseline::now(gpus, &self.site.visible),
+            _ => Baseline::default(),
+        }
+    }
+
+    /// The next trial must not start while the device still holds memory of the last one.
+    async fn wait_for_device(&mut self, baseline: &Baseline) {
+        let Some(gpus) = self.site.gpus.clone().filter(|_| !baseline.devices.is_empty()) else { return };
+        let baseline = baseline.clone();
+        let freed = tokio::task::spawn_blocking(move || wait_until_free(&gpus, &baseline, DEVICE_FREE)).await;
+        if let Ok(Freed::Held { uuid, bytes, pids }) = freed {
+            (self.tell)(Progress::Note(format!(
+                "{} of {uuid} are still in use {} s after the trial (processes {pids:?}); the next figures may be off",
+                Bytes(bytes),
+                DEVICE_FREE.as_secs()
+            )));
+        }
+    }
+
+    fn note_once(&mut self, note: &str) {
+        if !self.noted.iter().any(|n| n == note) {
+            self.noted.push(note.to_owned());
+            (self.tell)(Progress::Note(note.to_owned()));
+        }
+    }
+
+    fn with_inspection(&self, mut observation: Observation) -> Observation {
+        // The journal keeps one copy, with the launch that found it.
+        if self.inspection.is_some() {
+            observation.inspection = None;
+        }
+        observation
+    }
+}
+
+impl Site {
+    fn launch(&self, dir: &Path, plan: &Path, prepared: &Prepared, agent: &AgentFiles) -> Launch {
+        let mut env: BTreeMap<OsString, OsString> = self.env.iter().cloned().collect();
+        let mut set = |name: &str, value: &str| {
+            env.insert(name.into(), value.into());
+        };
+        for (name, value) in offline_env(dir) {
+            set(&name, &value);
+        }
+        for (name, value) in &prepared.env {
+            set(name, value);
+        }
+        let inherited = self.env.iter().find(|(n, _)| n == "PYTHONPATH").map(|(_, v)| v.clone());
+        for (name, value) in agent.env(plan, inherited.as_deref()) {
+            set(&name, &value);
+        }
+        if self.device == Device::Cpu {
+            // So that a script which would take a GPU trains where the cap is enforced.
+            set("CUDA_VISIBLE_DEVICES", "");
+        }
+        Launch {
+            argv: prepared.argv.iter().map(OsString::from).collect(),
+            cwd: self.cwd.clone(),
+            env: env.into_iter().collect(),
+            trial_dir: dir.to_owned(),
+            log: dir.join("output.log"),
+            isolation: self.isolation,
+            share: self.share.clone(),
+            writable: Vec::new(),
+            cache_layer: Some(self.scratch.join("caches")),
+            memory_limit: self.cap.bytes.filter(|_| self.device == Device::Cpu),
+            grace: GRACE,
+        }
+    }
+}
+
+/// The latest steps, for the display.
+#[derive(Debug, Default)]
+struct Pulse {
+    steps: u64,
+    recent: Vec<f64>,
+}
+
+impl Pulse {
+    fn hear(&mut self, record: &Record, _now: f64) {
+        if let Record::Step(step) = record {
+            self.steps = self.steps.max(step.index + 1);
+            self.recent.push(step.seconds);
+            if self.recent.len() > 8 {
+                self.recent.remove(0);
+            }
+        }
+    }
+
+    fn rate(&self) -> Option<f64> {
+        let seconds: f64 = self.recent.iter().sum();
+        (seconds > 0.0).then(|| self.recent.len() as f64 / seconds)
+    }
+}
+
+/// Unguessable enough to tell this trial's records from another's.
+fn nonce() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let mut text = String::new();
+    for _ in 0..2 {
+        let hasher = std::hash::RandomState::new().build_hasher();
+        text.push_str(&format!("{:016x}", hasher.finish()));
+    }
+    text
 }

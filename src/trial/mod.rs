@@ -11,6 +11,7 @@
 
 pub mod collect;
 pub mod local;
+pub mod observe;
 pub mod patience;
 pub mod prepare;
 pub mod schedule;

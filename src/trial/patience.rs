@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::model::event::Record;
 use crate::model::observation::ProcessEnd;
 
 /// A step may take this many times the typical one before the trial counts as hung; evaluation and saving between
@@ -32,6 +33,18 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// A record of the agent.
+    pub fn hear(&mut self, record: &Record, now: f64) {
+        self.record(now);
+        match record {
+            Record::Hello(hello) if hello.world_size > 1 => self.several_ranks = true,
+            Record::Step(_) => self.step(now),
+            Record::Phase { .. } | Record::Look { .. } => self.phase(),
+            Record::Oom { .. } => self.oom(now),
+            _ => {}
+        }
+    }
+
     /// A record of any kind came.
     pub fn record(&mut self, now: f64) {
         self.last_record = now;

@@ -1,0 +1,303 @@
+//! What `tune`, `plan`, `try` and `inspect` set up before anything is launched: recipe, command, device, cap, places.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup};
+use crate::exit::{self, Exit};
+use crate::inspect;
+use crate::journal::{SearchKey, hash_file};
+use crate::model::NumericsClass;
+use crate::model::observation::Cap;
+use crate::model::plan::Device;
+use crate::process::machine_limit;
+use crate::recipe::{self, Recipe};
+use crate::sandbox::Isolation;
+use crate::trial::local::Site;
+use crate::trial::schedule::SEED;
+use crate::watch::{Gpus, MachineFacts, NvmlUnavailable, visibility};
+
+/// A trial that says nothing about its limit may take this long; downloads and tokenising happen in the first one.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Files among the command's words above this size are data, not scripts; they do not make another search.
+const SCRIPT_BYTES: u64 = 4 << 20;
+
+/// Everything that is known before the first launch.
+pub struct Workplace {
+    /// What may be tried, with the command line's word over the recipe's.
+    pub recipe: Recipe,
+    /// The command.
+    pub command: Vec<String>,
+    /// Where it is launched.
+    pub cwd: PathBuf,
+    /// Where `autofit.env` and `.autofit/` go.
+    pub out: PathBuf,
+    /// Where training happens.
+    pub device: Device,
+    /// The limit.
+    pub cap: Cap,
+    /// The machine.
+    pub machine: MachineFacts,
+    /// NVML, where there is one.
+    pub gpus: Option<Arc<Gpus>>,
+    /// Devices that the script can see.
+    pub visible: Vec<usize>,
+}
+
+impl Workplace {
+    /// Checks what can be checked without a launch.
+    ///
+    /// # Errors
+    /// [`Exit`] with status 2 for a wrong recipe or command, 6 for a place that cannot be used.
+    pub fn open(job: &Job) -> anyhow::Result<Self> {
+        let here = std::env::current_dir().context("the current directory cannot be read")?;
+        let opened = Gpus::open();
+        let machine = MachineFacts::read(opened.as_ref());
+        let visible = match &opened {
+            Ok(gpus) => {
+                let (devices, order) = visibility();
+                gpus.visible(devices.as_deref(), order.as_deref())
+            }
+            Err(_) => Vec::new(),
+        };
+        let mut recipe = load_recipe(job.recipe.as_deref())?;
+        let device = device(job.device, recipe.as_ref().and_then(|r| r.device), &opened, &visible)?;
+        let mut recipe = match recipe.take() {
+            Some(recipe) => recipe,
+            None => recipe::default_for(device)?,
+        };
+        override_recipe(&mut recipe, job);
+        let (command, cwd) = command(job, &recipe, &here)?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
+        let cap = cap(&recipe, device, &machine, &visible)?;
+        let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
+        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus: opened.ok().map(Arc::new), visible })
+    }
+
+    /// What makes this search this search.
+    pub fn key(&self, job: &Job) -> SearchKey {
+        let mut files = BTreeMap::new();
+        for word in &self.command {
+            let path = self.cwd.join(word);
+            let small = path.metadata().is_ok_and(|m| m.is_file() && m.len() <= SCRIPT_BYTES);
+            if small && let Ok(hash) = hash_file(&path) {
+                files.insert(word.clone(), hash);
+            }
+        }
+        let policy = BTreeMap::from([
+            ("numerics".to_owned(), self.recipe.policy.numerics.name().to_owned()),
+            ("batch".to_owned(), self.recipe.policy.batch.name().to_owned()),
+            ("max_batch".to_owned(), format!("{:?}", self.recipe.policy.max_batch)),
+            ("isolate".to_owned(), format!("{:?}", job.isolate)),
+        ]);
+        let device_ids = match self.device {
+            Device::Cpu => vec![self.machine.cpu.clone(), self.machine.usable_cores().to_string()],
+            Device::Cuda => self.uuids(),
+        };
+        SearchKey {
+            argv: self.command.clone(),
+            cwd: self.cwd.display().to_string(),
+            recipe: Some(format!("{:?}", (&self.recipe.knobs, &self.recipe.ladder))),
+            files,
+            packages: BTreeMap::new(),
+            device: self.device,
+            device_ids,
+            cap_bytes: self.cap.bytes,
+            seed: Some(SEED),
+            policy,
+        }
+    }
+
+    /// UUIDs of the devices that the script can see.
+    pub fn uuids(&self) -> Vec<String> {
+        let Some(gpus) = &self.gpus else { return Vec::new() };
+        self.visible.iter().filter_map(|i| gpus.devices().get(*i)).map(|g| g.uuid.clone()).collect()
+    }
+
+    /// What stays the same for all trials.
+    pub fn site(&self, job: &Job, scratch: PathBuf) -> Site {
+        Site {
+            command: self.command.clone(),
+            cwd: self.cwd.clone(),
+            env: environment(),
+            device: self.device,
+            cap: self.cap.clone(),
+            isolation: isolation(job.isolate),
+            share: job.share.iter().map(|p| self.cwd.join(p)).collect(),
+            scratch,
+            timeout: self.recipe.limits.trial_timeout.map_or(TRIAL_TIMEOUT, Duration::from_secs_f64),
+            recipe: self.recipe.clone(),
+            machine: self.inspect_facts(),
+            gpus: self.gpus.clone(),
+            visible: self.visible.clone(),
+        }
+    }
+
+    /// The machine, as far as it decides what can be turned.
+    pub fn inspect_facts(&self) -> inspect::MachineFacts {
+        inspect::MachineFacts {
+            cores: self.machine.usable_cores(),
+            cuda_devices: u32::try_from(self.visible.len()).unwrap_or(u32::MAX),
+            shm_bytes: self.machine.shm_bytes,
+            ram_bytes: self.machine.usable_ram(),
+            cpu_bf16: self.machine.cpu_bf16,
+            alloc_conf: alloc_conf(),
+        }
+    }
+}
+
+/// The environment that the script gets; nothing of an outer autofit may leak into it.
+fn environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("AUTOFIT_")).collect()
+}
+
+/// The user's own allocator settings, which ours are merged with.
+fn alloc_conf() -> Option<String> {
+    ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"].iter().find_map(|n| std::env::var(n).ok())
+}
+
+fn load_recipe(name: Option<&str>) -> anyhow::Result<Option<Recipe>> {
+    let Some(name) = name else { return Ok(None) };
+    let path = Path::new(name);
+    let wrong = |e: recipe::RecipeError| Exit::new(exit::USAGE, e.to_string());
+    // A shipped name wins over a directory of that name, a file wins over a shipped name.
+    if path.is_file() {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Exit::new(exit::USAGE, format!("{name} cannot be read: {e}")))?;
+        return Ok(Some(recipe::load(&text, path).map_err(wrong)?));
+    }
+    if name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml") {
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let hint = match recipe::names().contains(&stem) {
+            true => format!("; the shipped recipe of that name is used with --recipe {stem}"),
+            false => String::new(),
+        };
+        return Err(Exit::new(exit::USAGE, format!("there is no recipe file {name}{hint}")).into());
+    }
+    Ok(Some(recipe::shipped(name).map_err(wrong)?))
+}
+
+fn override_recipe(recipe: &mut Recipe, job: &Job) {
+    if let Some(numerics) = job.numerics {
+        recipe.policy.numerics = numerics;
+    }
+    if let Some(batch) = job.batch {
+        recipe.policy.batch = batch;
+    }
+    if job.max_batch.is_some() {
+        recipe.policy.max_batch = job.max_batch;
+    }
+    if recipe.policy.batch != BatchPolicy::Keep {
+        // Asking for another batch is asking for its numerics class.
+        recipe.policy.numerics = NumericsClass::Dynamics;
+    }
+    if job.memory_cap.is_some() {
+        recipe.memory_cap = job.memory_cap;
+    }
+    let seconds = |d: Duration| d.as_secs_f64();
+    recipe.limits.budget = job.budget.map(seconds).or(recipe.limits.budget);
+    recipe.limits.trial_timeout = job.trial_timeout.map(seconds).or(recipe.limits.trial_timeout);
+    recipe.limits.max_trials = job.max_trials.or(recipe.limits.max_trials);
+}
+
+fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, PathBuf), Exit> {
+    if job.command.is_empty() {
+        let Some(command) = recipe.command.clone() else {
+            let message = format!(
+                "the recipe `{}` carries no command; type one after `--`, for example: autofit --recipe {} -- python train.py",
+                recipe.name, recipe.name
+            );
+            return Err(Exit::new(exit::USAGE, message));
+        };
+        return Ok((command, here.join(&recipe.directory)));
+    }
+    let words: Result<Vec<String>, _> = job.command.iter().cloned().map(OsString::into_string).collect();
+    let words = words.map_err(|w| {
+        Exit::new(exit::USAGE, format!("the word {} of the command is not UTF-8", w.display()))
+    })?;
+    Ok((words, here.to_owned()))
+}
+
+fn device(
+    choice: DeviceChoice,
+    recipe: Option<Device>,
+    gpus: &Result<Gpus, NvmlUnavailable>,
+    visible: &[usize],
+) -> Result<Device, Exit> {
+    let wanted = match choice {
+        DeviceChoice::Auto => recipe,
+        DeviceChoice::Cuda => Some(Device::Cuda),
+        DeviceChoice::Cpu => Some(Device::Cpu),
+    };
+    match (wanted, visible.is_empty()) {
+        (Some(Device::Cpu), _) | (None, true) => Ok(Device::Cpu),
+        (Some(Device::Cuda) | None, false) => Ok(Device::Cuda),
+        (Some(Device::Cuda), true) => {
+            let why = match gpus {
+                Err(e) => e.to_string(),
+                Ok(_) => "CUDA_VISIBLE_DEVICES hides all of them".to_owned(),
+            };
+            Err(Exit::new(exit::PLACE, format!("there is no GPU to tune for: {why}; --device cpu tunes for the processor")))
+        }
+    }
+}
+
+fn cap(
+    recipe: &Recipe,
+    device: Device,
+    machine: &MachineFacts,
+    visible: &[usize],
+) -> Result<Cap, Exit> {
+    let margin = 1.0 - recipe.limits.margin;
+    let with_margin = |bytes: u64| (bytes as f64 * margin) as u64;
+    let text = |s: &str| s.to_owned();
+    match device {
+        Device::Cpu => {
+            let limit = machine_limit();
+            match recipe.memory_cap {
+                Some(asked) if asked > limit => {
+                    let have = crate::model::size::Bytes(limit);
+                    let asked = crate::model::size::Bytes(asked);
+                    Err(Exit::new(exit::PLACE, format!("--memory-cap {asked} is more than this machine may use ({have})")))
+                }
+                asked => Ok(Cap {
+                    bytes: Some(with_margin(asked.unwrap_or(limit))),
+                    mechanism: text(if asked.is_some() { "cgroup" } else { "machine limit" }),
+                    scope: text("process tree"),
+                    metric: text("anonymous + shared memory"),
+                }),
+            }
+        }
+        Device::Cuda => {
+            let smallest = visible.iter().filter_map(|i| machine.gpus.get(*i)).map(|g| g.total_bytes).min();
+            let bytes = match (recipe.memory_cap, smallest) {
+                (Some(asked), Some(have)) => Some(asked.min(have)),
+                (asked, have) => asked.or(have),
+            };
+            let mechanism = if recipe.memory_cap.is_some() { "allocator fraction" } else { "device" };
+            Ok(Cap {
+                bytes: bytes.map(with_margin),
+                mechanism: text(mechanism),
+                scope: text(if recipe.memory_cap.is_some() { "process" } else { "device" }),
+                metric: text("device memory"),
+            })
+        }
+    }
+}
+
+fn isolation(choice: IsolationChoice) -> Isolation {
+    match choice {
+        IsolationChoice::Auto => Isolation::Auto,
+        IsolationChoice::Overlay => Isolation::Overlay,
+        IsolationChoice::Landlock => Isolation::Landlock,
+        IsolationChoice::Copy => Isolation::Copy,
+        IsolationChoice::None => Isolation::None,
+    }
+}

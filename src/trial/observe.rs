@@ -1,0 +1,188 @@
+//! A trial that is over -> its [`Observation`].
+
+use super::collect::Records;
+use super::local::{Site, Trial};
+use super::schedule::PARITY_STEPS;
+use crate::inspect::build_inspection;
+use crate::model::event::EndReason;
+use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd};
+use crate::model::plan::Device;
+use crate::model::{Observation, Purpose, TrialSpec, VERSION, Verdict};
+use crate::process::Ended;
+use crate::verdict::parity::{Parity, Trace};
+use crate::verdict::{TrialFacts, failure, judge, parity, thrash, timing};
+use crate::watch::WatchSummary;
+
+/// Lines of output kept in an observation.
+const TAIL_LINES: usize = 60;
+
+/// Bytes of output that are read for what went wrong; the end of a log says it.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Losses and gradient norms of the baseline that others are compared with.
+#[derive(Debug, Clone, Default)]
+pub struct Reference {
+    /// Of the first steps.
+    pub losses: Vec<f64>,
+    /// Before clipping.
+    pub grad_norms: Vec<f64>,
+}
+
+/// Puts together what is known.
+pub(super) fn observe(
+    site: &Site,
+    number: u32,
+    spec: &TrialSpec,
+    mut trial: Trial,
+    ended: Option<Ended>,
+    reference: Option<&Reference>,
+) -> Observation {
+    let seconds = trial.started.elapsed().as_secs_f64();
+    for (rank, event) in trial.reader.read() {
+        trial.records.extend(rank, [event]);
+    }
+    let watched = trial.sampler.take().map(crate::watch::Sampler::stop);
+    let end = match (&ended, &trial.running) {
+        (Some(ended), _) => ended.end.clone(),
+        (None, Err(error)) => ProcessEnd::NotStarted { error: error.to_string() },
+        (None, Ok(_)) => ProcessEnd::Interrupted,
+    };
+    let text = read_end(&trial.dir.join("output.log"));
+    let records = &trial.records;
+    let steps = records.steps();
+    let rank_steps: Vec<&[_]> = steps.values().map(Vec::as_slice).filter(|s| !s.is_empty()).collect();
+    let timing = timing::measure(&rank_steps, records.first_step_at().unwrap_or(0.0));
+    let losses = records.losses(PARITY_STEPS as usize);
+    let grad_norms = records.grad_norms(PARITY_STEPS as usize);
+    let compared = reference.filter(|_| !spec.settings.is_baseline()).map(|r| {
+        let class = class_here(site, spec, records);
+        parity::check(
+            Trace { losses: &r.losses, grad_norms: &r.grad_norms },
+            Trace { losses: &losses, grad_norms: &grad_norms },
+            class,
+            None,
+        )
+    });
+    let disturbance = disturbance(watched.as_ref(), records);
+    let good_end = matches!(end, ProcessEnd::Exited { code: 0 });
+    let facts = TrialFacts {
+        end: end.clone(),
+        hello: records.hello(&trial.prepared.plan.nonce),
+        knobs: records.all_knobs(),
+        settings: spec.settings.clone(),
+        timing: timing.clone(),
+        oom_events: records.ooms(),
+        oom_kills: ended.as_ref().map(|e| e.oom_kills),
+        failure: (!good_end).then(|| failure::read_failure(&text, Some(&end))),
+        oom_text: failure::oom_line(&text),
+        faults: records.faults(),
+        end_reason: records.end_reason(),
+        steps: records.step_count(),
+        min_steps: trial.prepared.plan.schedule.min_steps,
+        thrash: rank_steps.iter().find_map(|s| thrash::thrashing(s)),
+        parity: compared.clone(),
+        disturbance: disturbance.clone(),
+    };
+    let (verdict, why) = judge(&facts);
+    let inspection = (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
+        build_inspection(records.inspection_events(), &site.recipe, site.device, &site.machine)
+    });
+    let tail = match (&verdict, &trial.running) {
+        (Verdict::Fit, _) | (_, Err(_)) => Vec::new(),
+        (_, Ok(running)) => running.tail(TAIL_LINES),
+    };
+    Observation {
+        version: VERSION,
+        trial: number,
+        purpose: spec.purpose,
+        settings: spec.settings.clone(),
+        verdict,
+        why,
+        end,
+        failure: facts.failure,
+        oom_phase: records.oom_phase(),
+        knobs: records.knobs(),
+        timing,
+        peaks: peaks(site, records, watched.as_ref(), ended.as_ref()),
+        cap: ended.as_ref().map_or_else(|| site.cap.clone(), |e| cap(site, e)),
+        losses,
+        grad_norms,
+        coverage: (spec.purpose == Purpose::Confirm).then(|| records.coverage()),
+        disturbance,
+        steps: records.step_count(),
+        seconds,
+        tail,
+        inspection,
+        ranks: Default::default(),
+        parity: compared.map(|p| describe(&p)),
+        torch: records.torch(),
+    }
+}
+
+/// The loosest class of the settings, as the inspection of this script has them.
+fn class_here(site: &Site, spec: &TrialSpec, records: &Records) -> crate::model::NumericsClass {
+    let _ = (site, records);
+    spec.settings.class()
+}
+
+fn describe(parity: &Parity) -> String {
+    match parity {
+        Parity::Agrees { compared, worst } => {
+            format!("{compared} losses and gradient norms agree, worst difference {:.2e}", worst)
+        }
+        Parity::Diverged(d) => d.to_string(),
+        Parity::NotCompared(why) => format!("not compared: {why}"),
+    }
+}
+
+fn peaks(
+    site: &Site,
+    records: &Records,
+    watched: Option<&WatchSummary>,
+    ended: Option<&Ended>,
+) -> Peaks {
+    let mut peaks = records.peaks();
+    if site.device == Device::Cuda {
+        peaks.device = peaks.device.max(watched.and_then(WatchSummary::device_peak));
+    } else {
+        peaks.device = None;
+    }
+    // The sampler's figure and the supervisor's are of the same thing; each misses what falls between its samples.
+    let sampled = watched.and_then(|w| w.host.cgroup_peak.or(w.host.peak));
+    peaks.host = ended.and_then(|e| e.peak_bytes).max(sampled);
+    peaks.shm = watched.and_then(|w| w.shm_peak);
+    peaks
+}
+
+fn cap(site: &Site, ended: &Ended) -> Cap {
+    match site.device {
+        Device::Cpu if ended.cap.bytes.is_some() => ended.cap.clone(),
+        _ => site.cap.clone(),
+    }
+}
+
+/// Load that was not ours while steady steps were measured.
+fn disturbance(watched: Option<&WatchSummary>, records: &Records) -> Disturbance {
+    let Some(watched) = watched else { return Disturbance::default() };
+    match records.first_step_at() {
+        Some(first) if records.end_reason() == Some(EndReason::Measured) => {
+            watched.disturbance_between(first, watched.seconds)
+        }
+        _ => watched.disturbance.clone(),
+    }
+}
+
+/// The end of a log, however long it is.
+fn read_end(path: &std::path::Path) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let Ok(mut file) = std::fs::File::open(path) else { return String::new() };
+    let length = file.metadata().map_or(0, |m| m.len());
+    let mut bytes = Vec::new();
+    let read = file
+        .seek(SeekFrom::Start(length.saturating_sub(READ_BYTES)))
+        .and_then(|_| file.read_to_end(&mut bytes));
+    if read.is_err() {
+        return String::new();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

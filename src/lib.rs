@@ -39,6 +39,7 @@
 //!
 //! The modules stand in the order in which data flows.
 
+pub mod agent;
 pub mod cli;
 pub mod commands;
 pub mod emit;

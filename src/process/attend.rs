@@ -19,6 +19,7 @@ use super::output::{Output, Stream};
 use super::running::{Containment, Ended, Running, Shared, State};
 use super::tree;
 use crate::model::observation::{Cap, ProcessEnd};
+use crate::sandbox::scratch::Scratch;
 
 /// How long output may stay open after the command's end before somebody is said to hold it.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -40,6 +41,7 @@ pub(super) struct Attended {
     pub cap: Cap,
     pub containment: Containment,
     pub grace: Duration,
+    pub scratch: Option<Scratch>,
 }
 
 /// The means to end a trial and to see its processes.
@@ -148,7 +150,7 @@ pub(super) fn begin(
             break false;
         };
         match report {
-            Report::Ready { notes: more } => notes.extend(more),
+            Report::Ready { .. } => {}
             Report::Started => break true,
             other => {
                 last = Some(other);
@@ -156,7 +158,7 @@ pub(super) fn begin(
             }
         }
     };
-    let Attended { mut child, output, group, pid, cap, containment, grace } = attended;
+    let Attended { mut child, output, group, pid, cap, containment, grace, scratch } = attended;
     if !started {
         drop(reports);
         drop(socket);
@@ -201,6 +203,7 @@ pub(super) fn begin(
     spawn(move || {
         let (end, seconds, held) = follow(&mut reports, &readers, &shared, &control, began);
         let ended = clean_up(child, readers, &control, &trial_dir);
+        drop(scratch);
         let peak = shared.memory_peak.load(SeqCst);
         shared.state.send_replace(State::Over(Arc::new(Ended {
             end,

@@ -59,9 +59,10 @@ pub(super) fn exec(argv: &[OsString], env: &[(OsString, OsString)]) -> io::Error
         candidate.push(program);
         let error = try_exec(&candidate, &arguments, &variables);
         match error.raw_os_error() {
-            // Not here; a file that may not be executed is remembered, as execvp does.
             Some(libc::ENOENT | libc::ENOTDIR) => {}
-            Some(libc::EACCES) => result = error,
+            // A file that may not be executed is remembered; a directory that may not be searched holds nothing.
+            Some(libc::EACCES) if std::path::Path::new(&candidate).exists() => result = error,
+            Some(libc::EACCES) => {}
             _ => return error,
         }
     }

@@ -14,6 +14,7 @@ use super::helper::protocol::{Report, Spec, Stage, send_spec};
 use super::limits::{self, Group};
 use super::orphans::Record;
 use super::output::Output;
+use super::prepare::{Prepared, prepare};
 use super::running::{Containment, Running};
 use crate::sandbox::Isolation;
 
@@ -38,6 +39,8 @@ pub struct Launch {
     pub writable: Vec<PathBuf>,
     /// What the trial writes to caches goes here, and the next trial of the search finds it.
     pub cache_layer: Option<PathBuf>,
+    /// More directories that are kept there (those of well-known caches are found): data that a script downloads.
+    pub caches: Vec<PathBuf>,
     /// For the whole process tree, bytes.
     pub memory_limit: Option<u64>,
     /// Between TERM and KILL.
@@ -124,18 +127,8 @@ pub async fn start(launch: Launch) -> Result<Running, StartError> {
 /// # Errors
 /// As [`start`].
 pub fn start_blocking(launch: &Launch) -> Result<Running, StartError> {
-    if launch.isolation != Isolation::None {
-        return Err(StartError::Isolation("only `none` is built yet".to_owned()));
-    }
-    let mut notes = Vec::new();
-    match attempt(launch, true, &mut notes) {
-        Err(Failure::Refused { stage: Stage::Namespaces | Stage::Proc, error }) => {
-            notes.push(format!("no PID namespace here ({error}): a daemon of the script may escape"));
-            attempt(launch, false, &mut notes)
-        }
-        other => other,
-    }
-    .map_err(|failure| failure.into_error(launch))
+    let prepared = prepare(launch)?;
+    attempt(launch, prepared).map_err(|failure| failure.into_error(launch))
 }
 
 /// Why one attempt came to nothing.
@@ -172,7 +165,8 @@ impl Failure {
     }
 }
 
-fn attempt(launch: &Launch, namespaces: bool, notes: &mut Vec<String>) -> Result<Running, Failure> {
+fn attempt(launch: &Launch, prepared: Prepared) -> Result<Running, Failure> {
+    let Prepared { namespaces, view, scratch, mut notes } = prepared;
     let place = |path: &Path| {
         let path = path.to_owned();
         move |error| Failure::Place { path, error }
@@ -191,9 +185,11 @@ fn attempt(launch: &Launch, namespaces: bool, notes: &mut Vec<String>) -> Result
         env: launch.env.clone(),
         cwd: launch.cwd.clone().into_os_string(),
         namespaces,
+        view,
         data_limit: if group.is_some() { None } else { launch.memory_limit },
     };
-    let (child, socket) = spawn_helper(Stdio::piped)?;
+    let (child, socket) = spawn_helper(Stdio::piped)
+        .map_err(|e| Failure::Helper { what: "be started", error: e.to_string() })?;
     let pid = child.id().cast_signed();
     let containment = match (namespaces, &group) {
         (true, _) => Containment::PidNamespace,
@@ -201,7 +197,7 @@ fn attempt(launch: &Launch, namespaces: bool, notes: &mut Vec<String>) -> Result
         (false, None) => Containment::ProcessGroup,
     };
     let record = Record::of(pid, group.as_ref());
-    let mut attended = Attended { child, output, group, pid, cap, containment, grace: launch.grace };
+    let mut attended = Attended { child, output, group, pid, cap, containment, grace: launch.grace, scratch };
     // The cgroup first: everything that is born later is born in it.
     let handed_over = (|| {
         if let Some(group) = &attended.group {
@@ -219,7 +215,7 @@ fn attempt(launch: &Launch, namespaces: bool, notes: &mut Vec<String>) -> Result
         let _ = attended.child.wait();
         return Err(failure);
     }
-    attend::begin(attended, socket, launch.trial_dir.clone(), notes).map_err(|report| match report {
+    attend::begin(attended, socket, launch.trial_dir.clone(), &mut notes).map_err(|report| match report {
         Some(Report::Refused { stage, error }) => Failure::Refused { stage, error },
         Some(Report::NotStarted { errno }) => Failure::NotStarted { errno },
         _ => Failure::Helper { what: "start the command", error: "it ended before saying why".to_owned() },
@@ -227,9 +223,8 @@ fn attempt(launch: &Launch, namespaces: bool, notes: &mut Vec<String>) -> Result
 }
 
 /// Starts the helper with one end of a socket as its standard input.
-fn spawn_helper(output: fn() -> Stdio) -> Result<(Child, UnixStream), Failure> {
-    let failed = |error: io::Error| Failure::Helper { what: "be started", error: error.to_string() };
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+pub(super) fn spawn_helper(output: fn() -> Stdio) -> io::Result<(Child, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
     // Not a path: a binary that was replaced while we run is still the one that we are.
     let program = HELPER.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
     let child = Command::new(program)
@@ -239,7 +234,6 @@ fn spawn_helper(output: fn() -> Stdio) -> Result<(Child, UnixStream), Failure> {
         .stdin(OwnedFd::from(theirs))
         .stdout(output())
         .stderr(output())
-        .spawn()
-        .map_err(failed)?;
+        .spawn()?;
     Ok((child, ours))
 }

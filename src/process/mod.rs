@@ -16,6 +16,7 @@
 //!
 //! **Architecture invariant:** no other room spawns a process; this room prints nothing.
 
+mod abilities;
 mod attend;
 pub mod exec;
 pub mod helper;
@@ -23,15 +24,19 @@ mod launch;
 pub mod limits;
 mod orphans;
 mod output;
+mod prepare;
 mod running;
 pub mod tool;
 mod tree;
 
+pub use abilities::{Abilities, abilities};
 pub use exec::exec_replacing;
 pub use launch::{Launch, StartError, start, start_blocking, use_helper};
 pub use limits::machine_limit;
 pub use orphans::end_orphans;
 pub use running::{Containment, Ended, Running};
+
+pub(crate) use tree::Identity;
 
 #[doc(inline)]
 pub use crate::model::observation::ProcessEnd;

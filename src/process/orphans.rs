@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::limits::Group;
-use super::tree;
+use super::tree::{self, Identity};
 use crate::model::VERSION;
 
 /// In a trial directory while its trial runs.
@@ -17,24 +17,6 @@ const FILE: &str = "launched.json";
 const DEPTH: usize = 4;
 /// How long an orphan may take to die.
 const DEATH: Duration = Duration::from_secs(10);
-
-/// A process, for as long as the machine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    pid: i32,
-    /// Clock ticks after boot.
-    started: u64,
-}
-
-impl Identity {
-    fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, started: tree::stat(pid)?.started })
-    }
-
-    fn lives(self) -> bool {
-        tree::stat(self.pid).is_some_and(|s| s.started == self.started && !s.zombie)
-    }
-}
 
 /// What a trial consists of, outside of this process's memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]

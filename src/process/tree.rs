@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 /// What `/proc/PID/stat` says about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -13,6 +15,29 @@ pub(crate) struct Stat {
     pub started: u64,
     /// Dead, not yet reaped.
     pub zombie: bool,
+}
+
+/// A process, for as long as the machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub pid: i32,
+    /// Clock ticks after boot.
+    pub started: u64,
+}
+
+impl Identity {
+    pub fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, started: stat(pid)?.started })
+    }
+
+    pub fn of_this_process() -> Self {
+        let pid = std::process::id().cast_signed();
+        Self::of(pid).unwrap_or(Self { pid, started: 0 })
+    }
+
+    pub fn lives(self) -> bool {
+        stat(self.pid).is_some_and(|s| s.started == self.started && !s.zombie)
+    }
 }
 
 /// Reads one process.

@@ -23,7 +23,8 @@ pub fn python(script: &str) -> Case {
 }
 
 pub fn command(argv: &[&str]) -> Case {
-    process::use_helper(Path::new(env!("CARGO_BIN_EXE_autofit")));
+    let helper = std::env::var_os("AUTOFIT_TEST_HELPER");
+    process::use_helper(Path::new(helper.as_deref().unwrap_or(env!("CARGO_BIN_EXE_autofit").as_ref())));
     let dir = tempfile::tempdir().unwrap();
     let path = std::env::var_os("PATH").unwrap();
     let launch = Launch {
@@ -36,6 +37,7 @@ pub fn command(argv: &[&str]) -> Case {
         share: Vec::new(),
         writable: Vec::new(),
         cache_layer: None,
+        caches: Vec::new(),
         memory_limit: None,
         grace: Duration::from_millis(300),
     };

@@ -22,7 +22,7 @@ const KILLING: Duration = Duration::from_secs(5);
 
 /// Does all of it and ends the process.  `parent` is a pipe that closes when the process above dies; it is there
 /// when this process is the first of a PID namespace.
-pub(super) fn run(socket: &UnixStream, parent: Option<&OwnedFd>, spec: &Spec) -> ! {
+pub(super) fn run(socket: &UnixStream, parent: Option<&OwnedFd>, user_namespace: bool, spec: &Spec) -> ! {
     if parent.is_some() {
         // The thread that forked us is the only one of its process, so "its death" is that of the process.
         prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -36,7 +36,7 @@ pub(super) fn run(socket: &UnixStream, parent: Option<&OwnedFd>, spec: &Spec) ->
     if let Err(error) = chdir(spec.cwd.as_os_str()) {
         refuse(socket, Stage::WorkingDirectory, &error.to_string());
     }
-    report(socket, &Report::Ready { notes: Vec::new() });
+    report(socket, &Report::Ready { user_namespace });
     if spec.argv.is_empty() {
         exit(0);
     }

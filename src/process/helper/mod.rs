@@ -38,10 +38,16 @@ pub fn main() -> ! {
     // A session of its own: Ctrl-C at the terminal is the launcher's to handle.
     let _ = setsid();
     if !spec.namespaces {
-        init::run(&socket, None, &spec);
+        init::run(&socket, None, false, &spec);
     }
-    if let Err(error) = namespaces::enter() {
-        refuse(&socket, Stage::Namespaces, &error.to_string());
+    let user_namespace = match namespaces::enter() {
+        Ok(made) => made,
+        Err(error) => refuse(&socket, Stage::Namespaces, &error.to_string()),
+    };
+    if let Some(view) = &spec.view
+        && let Err(error) = crate::sandbox::build(view)
+    {
+        refuse(&socket, Stage::View, &error);
     }
     let Ok((alive_read, alive_write)) = nix::unistd::pipe() else {
         refuse(&socket, Stage::Fork, "no pipe");
@@ -50,7 +56,7 @@ pub fn main() -> ! {
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop(alive_write);
-            init::run(&socket, Some(&alive_read), &spec)
+            init::run(&socket, Some(&alive_read), user_namespace, &spec)
         }
         Ok(ForkResult::Parent { child }) => {
             drop(alive_read);

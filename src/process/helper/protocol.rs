@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::View;
+
 /// What the helper is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -22,6 +24,8 @@ pub(crate) struct Spec {
     pub cwd: OsString,
     /// Whether to make namespaces of mounts and processes.
     pub namespaces: bool,
+    /// What the command sees instead of the real file system; needs the namespaces.
+    pub view: Option<View>,
     /// `RLIMIT_DATA` for the command, bytes.
     pub data_limit: Option<u64>,
 }
@@ -32,8 +36,8 @@ pub(crate) struct Spec {
 pub(crate) enum Report {
     /// Everything is set up; the command comes next.
     Ready {
-        /// Things to tell the user.
-        notes: Vec<String>,
+        /// Whether users are mapped (the machine's root needs no user namespace).
+        user_namespace: bool,
     },
     /// Something could not be set up; nothing was started.
     Refused {

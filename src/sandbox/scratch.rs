@@ -4,9 +4,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{
+    FUSE_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs,
+};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
@@ -18,15 +21,9 @@ pub const VARIABLE: &str = "AUTOFIT_SCRATCH";
 /// With this much free space a place is as good as one with more, bytes.
 const ENOUGH: u64 = 64 << 30;
 
-/// File systems that live in memory or cannot hold an overlay's upper layer.
-const UNFIT: [i64; 6] = [
-    0x0102_1994, // tmpfs: what a trial writes would count as its memory
-    0x8584_58f6, // ramfs
-    0x794c_7630, // overlayfs: refused as upper layer
-    0x6969,      // NFS: refused as upper layer
-    0xff53_4d42, // CIFS
-    0x6573_5546, // FUSE: mostly refused
-];
+/// File systems that live in memory (what a trial writes would count as its memory), or that overlayfs refuses as
+/// upper layer.
+const UNFIT: [FsType; 4] = [TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC, NFS_SUPER_MAGIC, FUSE_SUPER_MAGIC];
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -62,30 +59,41 @@ impl Drop for Scratch {
     }
 }
 
-/// The directory that holds all scratch of this user, made if need be.
+/// The directory that holds all scratch of this user, made if need be; the same for the life of this process.
 ///
 /// # Errors
 /// When there is no place that can be written.
 pub fn base() -> io::Result<PathBuf> {
+    static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(base) = CHOSEN.get() {
+        return Ok(base.clone());
+    }
+    let base = choose()?;
+    Ok(CHOSEN.get_or_init(|| base).clone())
+}
+
+/// Where scratch may be, in order of preference: /var/tmp first, since it is no part of anybody's home, and on disk.
+fn places() -> Vec<PathBuf> {
     if let Some(place) = std::env::var_os(VARIABLE) {
-        return own_directory(Path::new(&place));
+        return vec![place.into()];
     }
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    let state = std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| home.map(|h| h.join(".local/state")))
-        .filter(|p| p.is_absolute());
-    let temporary = std::env::temp_dir();
-    // /var/tmp first: it is no part of anybody's home, and on disk.
-    let places = [Some(PathBuf::from("/var/tmp")), Some(temporary), state];
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.or_else(|| home.map(|h| h.join(".local/state"))).filter(|p| p.is_absolute());
+    [Some(PathBuf::from("/var/tmp")), Some(std::env::temp_dir()), state].into_iter().flatten().collect()
+}
+
+/// A later place must be able to hold an overlay where an earlier one is not, or have twice the room.
+fn choose() -> io::Result<PathBuf> {
     let mut best: Option<(bool, u64, PathBuf)> = None;
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
-    for place in places.into_iter().flatten() {
+    for place in places() {
         match own_directory(&place) {
             Ok(dir) => {
-                let fit = statfs(&dir).is_ok_and(|s| !UNFIT.contains(&(s.filesystem_type().0 as i64)));
+                let fit = statfs(&dir).is_ok_and(|s| !UNFIT.contains(&s.filesystem_type()));
                 let room = free(&dir).unwrap_or(0).min(ENOUGH);
-                if best.as_ref().is_none_or(|(f, r, _)| (fit, room) > (*f, *r)) {
+                let better = best.as_ref().is_none_or(|(f, r, _)| fit > *f || (fit == *f && room / 2 > *r));
+                if better {
                     best = Some((fit, room, dir));
                 }
             }
@@ -100,9 +108,13 @@ pub fn free(dir: &Path) -> Option<u64> {
     statvfs(dir).ok().map(|s| s.blocks_available() * s.fragment_size())
 }
 
+fn own_name() -> String {
+    format!("autofit-{}", geteuid())
+}
+
 /// `PLACE/autofit-UID`, which must be ours: in a public place somebody else could have made it.
 fn own_directory(place: &Path) -> io::Result<PathBuf> {
-    let dir = place.join(format!("autofit-{}", geteuid()));
+    let dir = place.join(own_name());
     match fs::DirBuilder::new().mode(0o700).recursive(false).create(&dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -121,8 +133,8 @@ fn own_directory(place: &Path) -> io::Result<PathBuf> {
 
 /// Removes what killed launchers of this user left; what living ones use stays.
 pub fn sweep() {
-    let Ok(base) = base() else { return };
-    let Ok(entries) = fs::read_dir(base) else { return };
+    let bases = places().into_iter().map(|place| place.join(own_name()));
+    let entries = bases.filter_map(|base| fs::read_dir(base).ok()).flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();
         let mut numbers = name.to_str().unwrap_or_default().split('-');
@@ -169,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("work/work");
         fs::create_dir_all(&inner).unwrap();
-        fs::set_permissions(&inner, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o000)).unwrap();
         remove(&dir.path().join("work")).unwrap();
         assert!(!dir.path().join("work").exists());
     }

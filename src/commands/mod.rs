@@ -1,6 +1,7 @@
 //! One file a subcommand; each reads like a table of contents.
 
 pub mod diagnose;
+pub mod environment;
 pub mod lookup;
 
 use std::ffi::OsString;

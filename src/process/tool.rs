@@ -1,5 +1,6 @@
 //! Helper programs that are not trials (python, pip, uv): run to their end, heard line by line.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,6 +13,45 @@ const TICK: Duration = Duration::from_millis(200);
 const TAIL_LINES: usize = 12;
 /// How long output is awaited after the tool ended, should a grandchild hold its pipes.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// A helper program and its arguments.
+#[derive(Debug)]
+pub struct Tool(Command);
+
+impl Tool {
+    /// A program on `PATH`, or a path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self(Command::new(program))
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.0.arg(arg);
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.0.args(args);
+        self
+    }
+
+    /// A variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// Not this variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.env_remove(name);
+        self
+    }
+}
 
 /// What a tool says while it runs.
 #[derive(Debug, Clone, Copy)]
@@ -33,14 +73,14 @@ pub struct ToolEnd {
     pub tail: Vec<String>,
 }
 
-/// Runs `command` to its end with no standard input.  It stays in this process group, so that Ctrl-C reaches it too.
+/// Runs a tool to its end with no standard input.  It stays in this process group, so that Ctrl-C reaches it too.
 ///
 /// # Errors
 /// When it cannot be started or waited for.
-pub fn run(command: &mut Command, mut heard: impl FnMut(Heard<'_>)) -> io::Result<ToolEnd> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+pub fn run(mut tool: Tool, mut heard: impl FnMut(Heard<'_>)) -> io::Result<ToolEnd> {
+    tool.0.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let began = Instant::now();
-    let mut child = command.spawn()?;
+    let mut child = tool.0.spawn()?;
     let (tell, lines) = mpsc::channel();
     if let Some(out) = child.stdout.take() {
         read_lines(out, true, tell.clone());
@@ -118,7 +158,7 @@ mod tests {
     fn lines_arrive_while_the_tool_runs_and_the_status_is_its_own() {
         let (mut lines, mut silences) = (Vec::new(), 0);
         let end = run(
-            Command::new("sh")
+            Tool::new("sh")
                 .args(["-c", r"echo one; printf 'two\rthree\n' >&2; sleep 0.7; printf last; exit 3"]),
             |h| match h {
                 Heard::Line(l) => lines.push(l.to_owned()),
@@ -136,7 +176,7 @@ mod tests {
     #[test]
     fn a_grandchild_that_holds_the_pipes_is_not_waited_for() {
         let began = Instant::now();
-        let end = run(Command::new("sh").args(["-c", "sleep 8 & echo done"]), |_| ()).unwrap();
+        let end = run(Tool::new("sh").args(["-c", "sleep 8 & echo done"]), |_| ()).unwrap();
         assert!(end.status.success());
         assert!(began.elapsed() < Duration::from_secs(6));
     }

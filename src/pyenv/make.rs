@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::needs::{self, Base};
 use super::{Notice, PyenvError, Python, Setup};
 use crate::model::VERSION;
-use crate::process::tool::{self, Heard};
+use crate::process::tool::{self, Heard, Tool};
 
 /// How often a lock that somebody else holds is tried.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -53,7 +52,7 @@ pub fn ensure_with(setup: &Setup, notice: Tell<'_>) -> Result<Python, PyenvError
         fs::remove_dir_all(&dir).map_err(|e| place(&dir, e))?;
     }
     needs::space(&setup.root, setup.free_needed)?;
-    notice(Notice::Say(setup.announcement.clone()));
+    notice(Notice::Announce(setup.announcement.clone()));
     make(setup, &base, &dir, notice)
 }
 
@@ -96,19 +95,19 @@ fn lock(file: &Path, notice: Tell<'_>) -> Result<Flock<File>, PyenvError> {
 }
 
 fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Python, PyenvError> {
-    step("making a virtual environment", Command::new(&base.path).args(["-m", "venv"]).arg(dir), notice)?;
+    step("making a virtual environment", Tool::new(&base.path).args(["-m", "venv"]).arg(dir), notice)?;
     let python = dir.join("bin/python");
     let quiet_pip = ["-m", "pip", "--disable-pip-version-check", "--no-input"];
     let uv = step(
         "fetching the installer uv",
-        Command::new(&python).args(quiet_pip).args(["install", "--no-cache-dir", "uv"]),
+        Tool::new(&python).args(quiet_pip).args(["install", "--no-cache-dir", "uv"]),
         notice,
     );
     let cache = Cache::choose(&setup.root);
     let installed = match uv {
         Ok(_) => step(
             "fetching and unpacking packages with uv",
-            Command::new(dir.join("bin/uv"))
+            Tool::new(dir.join("bin/uv"))
                 .args(["pip", "install", "--python"])
                 .arg(&python)
                 .arg("--cache-dir")
@@ -125,14 +124,13 @@ fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Pyth
         notice(Notice::Say(format!("uv did not manage ({error}); trying pip, which takes longer.")));
         step(
             "fetching and unpacking packages with pip",
-            Command::new(&python).args(quiet_pip).args(["install", "--no-cache-dir"]).args(&setup.packages),
+            Tool::new(&python).args(quiet_pip).args(["install", "--no-cache-dir"]).args(&setup.packages),
             notice,
         )?;
     }
     let module = &setup.module;
     let check = format!("import {module}; print({module}.__version__)");
-    let version =
-        step("importing it for the first time", Command::new(&python).args(["-c", &check]), notice)?;
+    let version = step("importing it for the first time", Tool::new(&python).args(["-c", &check]), notice)?;
     let marker = Marker {
         version: VERSION,
         packages: setup.packages.clone(),
@@ -149,13 +147,13 @@ fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Pyth
 }
 
 /// Runs one tool, and gives what it wrote to standard output.
-fn step(what: &'static str, command: &mut Command, notice: Tell<'_>) -> Result<String, PyenvError> {
+fn step(what: &'static str, tool: Tool, notice: Tell<'_>) -> Result<String, PyenvError> {
     // A Python that is set up for something else must not reach into this one.
-    command.env_remove("PYTHONPATH").env_remove("PYTHONHOME").env_remove("VIRTUAL_ENV");
+    let tool = tool.without("PYTHONPATH").without("PYTHONHOME").without("VIRTUAL_ENV");
     let began = Instant::now();
     let mut last = String::new();
     notice(Notice::Working { what, elapsed: Duration::ZERO, last: String::new() });
-    let end = tool::run(command, |heard| {
+    let end = tool::run(tool, |heard| {
         if let Heard::Line(line) = heard {
             line.trim().clone_into(&mut last);
         }

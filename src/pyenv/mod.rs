@@ -13,11 +13,10 @@ mod needs;
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use crate::model::size::Bytes;
-use crate::process::tool;
+use crate::process::tool::{self, Tool};
 
 pub use make::ensure_with;
 
@@ -46,6 +45,8 @@ pub struct Python {
 pub enum Notice {
     /// A sentence that stays.
     Say(String),
+    /// What is about to be fetched, before it is.
+    Announce(String),
     /// Work goes on (at least every 0.2 s).
     Working {
         /// What is being done.
@@ -187,7 +188,7 @@ pub fn find() -> Option<Python> {
 fn own(path: &Path) -> Result<Python, PyenvError> {
     let refuse = |tail: String| PyenvError::Override { path: path.into(), tail };
     let check = "import sys, numpy, torch; print(sys.executable); print(torch.__version__)";
-    let end = tool::run(Command::new(path).args(["-c", check]), |_| ()).map_err(|e| refuse(e.to_string()))?;
+    let end = tool::run(Tool::new(path).args(["-c", check]), |_| ()).map_err(|e| refuse(e.to_string()))?;
     let mut lines = end.stdout.lines();
     match (end.status.success(), lines.next(), lines.next()) {
         (true, Some(executable), Some(version)) => {

@@ -1,12 +1,11 @@
 //! What must be there before anything is fetched.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::sys::statvfs::statvfs;
 
 use super::{PyenvError, Setup};
-use crate::process::tool;
+use crate::process::tool::{self, Tool};
 
 /// The interpreter that makes the environment.
 #[derive(Debug, Clone)]
@@ -25,7 +24,7 @@ pub fn python(setup: &Setup) -> Result<Base, PyenvError> {
                   print('%d.%d' % sys.version_info[:2])\n\
                   try:\n    import venv, ensurepip\n\
                   except ImportError as e:\n    print(e.name)\n";
-    let end = tool::run(Command::new(&setup.python).args(["-c", script]), |_| ()).map_err(|e| {
+    let end = tool::run(Tool::new(&setup.python).args(["-c", script]), |_| ()).map_err(|e| {
         PyenvError::Python(format!(
             "cannot run `{}` ({e}); on Debian and Ubuntu: {}",
             setup.python.display(),

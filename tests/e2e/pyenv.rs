@@ -26,7 +26,7 @@ fn two_callers_at_once_make_one_environment_and_the_third_finds_it() {
         let python = ensure_with(&setup, &mut |notice| {
             longest = longest.max(last.elapsed());
             last = Instant::now();
-            if notice == Notice::Say("small".into()) {
+            if notice == Notice::Announce("small".into()) {
                 announced.fetch_add(1, Ordering::Relaxed);
             }
         })

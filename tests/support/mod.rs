@@ -30,7 +30,7 @@ pub fn python() -> &'static Python {
         // The raw stream: what tests print is kept back by the test runner, and this can take minutes.
         let say = |text: String| drop(writeln!(std::io::stderr(), "{text}"));
         pyenv::ensure(&mut |notice| match notice {
-            Notice::Say(text) => say(text),
+            Notice::Say(text) | Notice::Announce(text) => say(text),
             Notice::Working { what, elapsed, last: line } if last.elapsed() > PROGRESS_EVERY => {
                 last = Instant::now();
                 say(format!("{what}, {} s: {line}", elapsed.as_secs()));

@@ -24,16 +24,12 @@ PEAK_TOLERANCE = 0.10
 
 # Sized so that the baseline takes some GiB on the device and a step some tens of milliseconds.
 EXAMPLES = {
-    "gpt": (
-        "--steps 80 --batch-size 64 --block-size 256 --n-layer 8 --n-head 8 --n-embd 512 --eval- "
-        "every 40 --eval-iters 2"
-    ).split(),
-    "cnn": "--batch-size 512 --width 64 --image-size 64 --train-samples 6144 --val-samples 512".split(),
-    "text_classifier": (
-        "--batch-size 256 --width 256 --layers 6 --heads 8 --longest 384 --train-samples 7680 "
-        "--val-samples 512"
-    ).split(),
-    "gan": "--batch-size 512 --width 96 --train-samples 7680 --epochs 3".split(),
+    "gpt": "--steps 80 --batch-size 64 --block-size 256 --n-layer 8 --n-head 8 --n-embd 512"
+    " --eval-every 40 --eval-iters 2",
+    "cnn": "--batch-size 512 --width 64 --image-size 64 --train-samples 6144 --val-samples 512",
+    "text_classifier": "--batch-size 256 --width 256 --layers 6 --heads 8 --longest 384"
+    " --train-samples 7680 --val-samples 512",
+    "gan": "--batch-size 512 --width 96 --train-samples 7680 --epochs 3",
 }
 # Of the probe's peak beyond the context: what the cap leaves.
 CAP_SHARE = {"gpt": 0.65, "cnn": 0.7, "text_classifier": 0.65, "gan": 0.75}
@@ -109,7 +105,7 @@ def allocator_against_nvml(bench):
 def diagnose_real_oom(bench):
     """A real CUDA OOM, without autofit near it, read by `autofit diagnose`."""
     total = bench.device.memory()["total"]
-    run = bench.probe("gpt", EXAMPLES["gpt"], fraction=1.5 * (1 << 30) / total)
+    run = bench.probe("gpt", EXAMPLES["gpt"].split(), fraction=1.5 * (1 << 30) / total)
     text = os.path.join(bench.work, "oom.txt")
     with open(text, "w", encoding="utf-8") as file:
         file.write(run["text"])
@@ -144,7 +140,7 @@ def tune(bench, name, cap, seconds, *more):
         "-q",
     ]
     words += ["--memory-cap", str(cap)] if cap else []
-    words += [*more, "--", sys.executable, name + ".py", *EXAMPLES[name]]
+    words += [*more, "--", sys.executable, name + ".py", *EXAMPLES[name].split()]
     status, text, err, peak, took = bench.autofit(words, seconds)
     try:
         result = json.loads(text)
@@ -185,7 +181,7 @@ def uncapped_peak(bench, probe):
 def example(bench, name, seconds, run_seconds):
     """One example: a probe, a cap below its need, a search under it, production under it."""
     evidence, check = bench.evidence, bench.evidence.check
-    probe = bench.probe(name, EXAMPLES[name])
+    probe = bench.probe(name, EXAMPLES[name].split())
     row = evidence.body["examples"][name] = {"arguments": EXAMPLES[name], "probe": probe}
     context = probe["nvml_peak"] - probe.get("reserved", 0)
     fine = probe["status"] == 0 and probe.get("reserved", 0) > 0
@@ -306,7 +302,7 @@ def start_search(bench, name):
         "gpt.py",
     ]
     return subprocess.Popen(
-        words + EXAMPLES["gpt"],
+        words + EXAMPLES["gpt"].split(),
         cwd=bench.scripts,
         env=bench.environment(),
         stdin=subprocess.DEVNULL,

@@ -52,5 +52,6 @@ pub mod pyenv;
 pub mod recipe;
 pub mod report;
 pub mod sandbox;
+pub mod search;
 pub mod verdict;
 pub mod watch;

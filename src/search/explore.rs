@@ -1,0 +1,107 @@
+//! From what fits to what is faster.
+
+use super::launches::State;
+use super::memory::MemoryModel;
+use super::replay::{Session, Step};
+use super::space::{MEMORY, Space, cannot_pay, with, without};
+use super::speed::SpeedModel;
+use crate::model::{Configuration, Knob, Purpose};
+
+/// A launch is worth while if it promises at least this much more speed (its expected improvement).
+const WORTH: f64 = 0.01;
+/// Launches of the exploration that fit, at most; those that run out of memory are short and count half.
+const MOST: f64 = 8.0;
+/// Neighbours of this many of the best are looked at.
+const AROUND: usize = 3;
+
+/// Launches neighbours of what fits while one of them promises an improvement.
+pub(super) fn explore(session: &mut Session<'_>, space: &Space<'_>) -> Step<()> {
+    let mut spent = 0.0;
+    while spent < MOST {
+        let Some(settings) = promising(session, space) else { return Ok(()) };
+        session.launch(&settings, Purpose::Climb)?;
+        spent += if session.state(&settings) == State::Fits { 1.0 } else { 0.5 };
+    }
+    Ok(())
+}
+
+/// The unlaunched configuration that promises most, if one promises enough.
+fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> {
+    let context = session.context(space);
+    let fitting = session.fitting_in(space);
+    let speed = SpeedModel::new(&session.seen, &fitting, &context, session.plan.noise);
+    let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
+    let mut best: Vec<(f64, &Configuration)> = fitting.iter().map(|c| (speed.belief(c).mean, c)).collect();
+    best.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let incumbent = best.first()?.0;
+    let mut top: Option<(f64, Configuration)> = None;
+    for (_, around) in best.iter().take(AROUND) {
+        for settings in neighbours(session, space, around) {
+            if session.state(&settings) != State::Unknown {
+                continue;
+            }
+            let gain = speed.belief(&settings).improvement(incumbent);
+            // What asks for no more memory than something that fits is not held back by the memory model.
+            let chance = memory.fits(&context, &settings).max(0.02);
+            let value = gain * chance;
+            if top.as_ref().is_none_or(|(v, _)| value > *v + 1e-12) {
+                top = Some((value, settings));
+            }
+        }
+    }
+    top.filter(|(value, _)| *value > WORTH).map(|(_, settings)| settings)
+}
+
+/// Knobs that may add speed and ask for some memory.
+const FASTER: [Knob; 3] = [Knob::Malloc, Knob::NumWorkers, Knob::OmpThreads];
+
+/// One knob set, changed or taken away; or its memory rungs exchanged for another rung.
+fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) -> Vec<Configuration> {
+    let mut all = Vec::new();
+    let mut add = |settings: Configuration| {
+        let plain = space.plain(&settings);
+        if plain != *around && !all.contains(&plain) && space.allows(&plain) {
+            all.push(plain);
+        }
+    };
+    for knob in around.0.keys() {
+        add(without(around, *knob));
+    }
+    let wait = session.loader_wait();
+    for knob in Knob::ALL.iter().filter(|k| !k.reserved()) {
+        if cannot_pay(*knob, session.plan, space.found(), wait).is_some() {
+            continue;
+        }
+        let needs_workers = matches!(knob, Knob::PrefetchFactor | Knob::PersistentWorkers);
+        if needs_workers && !workers(space, around) {
+            continue;
+        }
+        for value in space.values(*knob) {
+            add(with(around, *knob, value));
+        }
+    }
+    let mut bare = around.clone();
+    for knob in MEMORY.iter().filter(|k| **k != Knob::Malloc) {
+        bare = bare.without(*knob);
+    }
+    // A knob that adds speed may need a stronger rung than the one that fits without it.
+    let mut bases = vec![bare.clone()];
+    for knob in FASTER.iter().filter(|k| cannot_pay(**k, session.plan, space.found(), wait).is_none()) {
+        for value in space.values(*knob) {
+            bases.push(with(&bare, *knob, value));
+        }
+    }
+    for rung in space.rungs() {
+        for base in &bases {
+            let mut settings = base.clone();
+            settings.0.extend(rung.0.clone());
+            add(settings);
+        }
+    }
+    all
+}
+
+fn workers(space: &Space<'_>, settings: &Configuration) -> bool {
+    let own = space.found().training_loader().map_or(0, |l| i64::from(l.num_workers));
+    settings.int(Knob::NumWorkers).unwrap_or(own) > 0
+}

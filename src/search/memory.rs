@@ -1,0 +1,117 @@
+//! How likely a configuration is to fit, from what fitted and what did not.
+//!
+//! Peak = fixed + transient x factor(settings), with factors from [`super::priors`].  Fixed and transient are not known;
+//! each pair on a grid is weighted by how well it explains the launches so far.  A measured peak says much, a launch
+//! that ran out of memory says that its peak lies above the cap.  The model is rough on purpose (a fifth of error in
+//! every peak), so that it gives way to what is measured; it never says that something fits.  Where something alike has
+//! been measured, only the difference to it is predicted, and only the difference has a large error.
+
+use super::launches::{State, state_of};
+use super::priors::Context;
+use crate::model::{Configuration, Observation};
+
+/// Relative error of a predicted peak: the factors are guesses.
+const ERROR: f64 = 0.2;
+/// Error of a predicted difference to a measured peak, relative to that difference ...
+const DIFFERENCE_ERROR: f64 = 0.4;
+/// ... and of the measured peak itself, relative to the cap: peaks of equal launches differ a little.
+const PEAK_ERROR: f64 = 0.015;
+/// Points of the grid in each direction.
+const GRID: usize = 24;
+/// What asks for at least as much as something that did not fit keeps this part of its chance.
+const DOMINATED: f64 = 0.1;
+
+/// A weighted grid of (fixed, transient), in shares of the cap.
+pub(super) struct MemoryModel {
+    points: Vec<(f64, f64, f64)>,
+    /// The smallest factor that did not fit.
+    too_large: f64,
+    /// Factor and peak of what fitted.
+    measured: Vec<(f64, f64)>,
+}
+
+impl MemoryModel {
+    /// `cap` in bytes.  `root_bytes`: parameters and buffers of the model.
+    pub fn new(seen: &[&Observation], context: &Context<'_>, cap: u64, root_bytes: u64) -> Self {
+        let cap = cap.max(1) as f64;
+        // Interpreter and libraries, then parameters, gradients and two moments of the optimizer.
+        let expected_fixed = (400.0 * 1024.0 * 1024.0 + 4.0 * root_bytes as f64) / cap;
+        let mut points = Vec::with_capacity(GRID * GRID);
+        for i in 0..GRID {
+            let fixed = log_step(0.02, 1.5, i);
+            let prior = -0.5 * ((fixed / expected_fixed).ln() / 0.7).powi(2);
+            for j in 0..GRID {
+                let transient = log_step(0.02, 60.0, j);
+                // Most scripts that are tuned ask for something like what there is, not for fifty times as much.
+                points.push((fixed, transient, prior - 0.5 * (transient.ln() / 1.2).powi(2)));
+            }
+        }
+        for o in seen {
+            let factor = context.transient(&o.settings);
+            let peak = o.peak().map(|p| p as f64 / cap).filter(|p| *p > 0.0);
+            for (fixed, transient, weight) in &mut points {
+                let predicted = (*fixed + *transient * factor).ln();
+                *weight += match (state_of(o), peak) {
+                    (State::TooLarge, _) => below(predicted / ERROR).max(1e-6).ln(),
+                    (State::Fits, Some(peak)) => -0.5 * ((predicted - peak.ln()) / (ERROR / 2.0)).powi(2),
+                    (State::Fits, None) => below(-predicted / ERROR).max(1e-6).ln(),
+                    _ => 0.0,
+                };
+            }
+        }
+        let top = points.iter().map(|p| p.2).fold(f64::NEG_INFINITY, f64::max);
+        for p in &mut points {
+            p.2 = (p.2 - top).exp();
+        }
+        points.retain(|p| p.2 > 1e-3);
+        let factors =
+            seen.iter().filter(|o| state_of(o) == State::TooLarge).map(|o| context.transient(&o.settings));
+        let fitted = seen.iter().filter(|o| state_of(o) == State::Fits);
+        let measured = fitted.filter_map(|o| Some((context.transient(&o.settings), o.peak()? as f64 / cap)));
+        Self { points, too_large: factors.fold(f64::INFINITY, f64::min), measured: measured.collect() }
+    }
+
+    /// Probability, 0 to 1, that the peak stays below the cap.
+    pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
+        let factor = context.transient(settings);
+        let distance = |m: &&(f64, f64)| (m.0 - factor).abs();
+        let alike = self.measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let (mut sum, mut all) = (0.0, 0.0);
+        for (fixed, transient, weight) in &self.points {
+            let absolute = -(fixed + transient * factor).ln() / ERROR;
+            let z = match alike {
+                Some((known, peak)) => {
+                    let change = transient * (factor - known);
+                    let error = (DIFFERENCE_ERROR * change).hypot(PEAK_ERROR);
+                    // The one with the smaller error.
+                    if error < ERROR { (1.0 - peak - change) / error } else { absolute }
+                }
+                None => absolute,
+            };
+            sum += weight * below(z);
+            all += weight;
+        }
+        let chance = if all > 0.0 { sum / all } else { 0.5 };
+        if factor >= self.too_large - 1e-9 { DOMINATED * chance } else { chance }
+    }
+}
+
+fn log_step(low: f64, high: f64, i: usize) -> f64 {
+    low * (high / low).powf(i as f64 / (GRID - 1) as f64)
+}
+
+/// The normal distribution function.
+pub(super) fn below(z: f64) -> f64 {
+    // Abramowitz and Stegun 26.2.17: right to 1e-7.
+    let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
+    let poly = t
+        * (0.319_381_530
+            + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let tail = density(z) * poly;
+    if z >= 0.0 { 1.0 - tail } else { tail }
+}
+
+/// The normal density.
+pub(super) fn density(z: f64) -> f64 {
+    (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}

@@ -1,0 +1,140 @@
+//! What knobs usually do to speed and memory, before anything was measured here.
+//!
+//! These numbers choose the order of launches, and nothing else.  They come from published figures (recomputing every
+//! block costs about a third more compute, every 2nd half of that) and from runs of the example scripts; they are wide.
+
+use crate::model::inspection::Inspection;
+use crate::model::plan::Device;
+use crate::model::{Configuration, Knob, Value};
+
+/// One additive effect on the logarithm of the rate.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Effect {
+    /// Effects with the same key are the same effect.
+    pub key: String,
+    /// Expected value.
+    pub mean: f64,
+    /// Standard deviation of that expectation.
+    pub sd: f64,
+}
+
+/// What priors depend on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub device: Device,
+    pub found: &'a Inspection,
+    pub cores: u32,
+    pub cpu_bf16: bool,
+    /// Share of a step in which the loop waits for its loader, as measured without extra workers.
+    pub loader_wait: f64,
+    /// The allocator had to retry, or memory was fragmented.
+    pub fragmented: bool,
+    /// The script's own batch.
+    pub batch: Option<i64>,
+}
+
+impl Context<'_> {
+    /// The effects of a configuration, relative to the script as it is.
+    pub fn effects(&self, settings: &Configuration) -> Vec<Effect> {
+        settings.0.iter().flat_map(|(knob, value)| self.of(*knob, value)).collect()
+    }
+
+    fn of(&self, knob: Knob, value: &Value) -> Vec<Effect> {
+        let one = |mean: f64, sd: f64| vec![Effect { key: format!("{knob}={value}"), mean, sd }];
+        let cuda = self.device == Device::Cuda;
+        match (knob, value) {
+            (Knob::Accumulation, Value::Int(k)) => self.accumulation(*k),
+            (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => one(-0.15, 0.07),
+            (Knob::Checkpoint, _) => one(-0.29, 0.10),
+            (Knob::Amp, _) if cuda => one(0.35, 0.30),
+            (Knob::Amp, _) if self.cpu_bf16 => one(0.20, 0.35),
+            (Knob::Amp, _) => one(-0.80, 0.40),
+            (Knob::Malloc, Value::Text(t)) if t == "retain" => one(0.08, 0.10),
+            (Knob::Malloc, Value::Text(t)) if t == "huge" => one(0.10, 0.12),
+            (Knob::Malloc, _) => one(-0.45, 0.20),
+            (Knob::OmpThreads, Value::Int(n)) => {
+                let ratio = (*n as f64 / self.threads()).ln();
+                if ratio < 0.0 { one(0.4 * ratio, 0.30) } else { one(0.1 * ratio, 0.12) }
+            }
+            (Knob::NumWorkers, Value::Int(n)) => self.workers(*n),
+            (Knob::PrefetchFactor, _) => one(0.05 * self.wait_gain(), 0.10 * self.wait_gain()),
+            (Knob::PinMemory, _) => one(0.01, 0.03 + 0.2 * self.wait_gain()),
+            (Knob::Allocator, _) if self.fragmented => one(0.10, 0.15),
+            (Knob::Allocator, _) => one(0.0, 0.03),
+            (Knob::BatchSize, Value::Int(b)) => self.batch_size(*b),
+            _ => one(0.0, 0.02),
+        }
+    }
+
+    fn threads(&self) -> f64 {
+        let own = self.found.detected.as_ref().map_or(0, |d| d.threads);
+        f64::from(if own > 0 { own } else { self.cores.max(1) })
+    }
+
+    /// What the rate would gain if the loop never waited.
+    fn wait_gain(&self) -> f64 {
+        -(1.0 - self.loader_wait.clamp(0.0, 0.95)).ln()
+    }
+
+    /// The first split, and each doubling after it.
+    fn accumulation(&self, parts: i64) -> Vec<Effect> {
+        let from_inside = self.found.roots.iter().any(|r| r.returns_loss);
+        // Where the loss comes from inside the root, each part's gradient is taken at once; else a forward pass more.
+        let first = if from_inside { -0.03 } else { -0.27 };
+        let mut effects = vec![Effect { key: "accumulation".into(), mean: first, sd: 0.08 }];
+        let (mean, sd) = if self.device == Device::Cuda { (-0.06, 0.06) } else { (-0.03, 0.06) };
+        effects.extend(doublings(2, parts).map(|n| Effect { key: format!("accumulation>{n}"), mean, sd }));
+        effects
+    }
+
+    fn workers(&self, n: i64) -> Vec<Effect> {
+        let gain = self.wait_gain();
+        let mut effects =
+            vec![Effect { key: "num_workers".into(), mean: 0.6 * gain - 0.02, sd: 0.4 * gain + 0.01 }];
+        let more = doublings(1, n).map(|n| Effect {
+            key: format!("num_workers>{n}"),
+            mean: 0.15 * gain,
+            sd: 0.25 * gain,
+        });
+        effects.extend(more);
+        effects
+    }
+
+    fn batch_size(&self, batch: i64) -> Vec<Effect> {
+        let Some(own) = self.batch else { return Vec::new() };
+        if batch > own {
+            return doublings(own, batch)
+                .map(|n| Effect { key: format!("batch_size>{n}"), mean: 0.10, sd: 0.12 })
+                .collect();
+        }
+        doublings(batch, own)
+            .map(|n| Effect { key: format!("batch_size<{n}"), mean: -0.08, sd: 0.08 })
+            .collect()
+    }
+
+    /// What becomes of the memory that a step needs beyond parameters and optimizer, relative to the script as it is.
+    pub fn transient(&self, settings: &Configuration) -> f64 {
+        settings.0.iter().map(|(k, v)| self.transient_of(*k, v)).product()
+    }
+
+    fn transient_of(&self, knob: Knob, value: &Value) -> f64 {
+        match (knob, value) {
+            (Knob::Accumulation, Value::Int(k)) => 1.0 / (*k).max(1) as f64 + 0.02,
+            (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => 0.58,
+            (Knob::Checkpoint, _) => 0.30,
+            (Knob::Amp, _) if self.device == Device::Cuda => 0.65,
+            (Knob::Amp, _) => 0.75,
+            (Knob::Malloc, Value::Text(t)) if t == "trim" => 0.85,
+            (Knob::Malloc, _) => 1.15,
+            (Knob::Allocator, _) => 0.92,
+            (Knob::BatchSize, Value::Int(b)) => self.batch.map_or(1.0, |own| *b as f64 / own as f64),
+            (Knob::NumWorkers, Value::Int(n)) if self.device == Device::Cpu => 1.0 + 0.03 * *n as f64,
+            _ => 1.0,
+        }
+    }
+}
+
+/// The doublings that lead from `low` to `high`: `low`, 2 low, 4 low ... below `high`.
+fn doublings(low: i64, high: i64) -> impl Iterator<Item = i64> {
+    std::iter::successors(Some(low.max(1)), |n| n.checked_mul(2)).take_while(move |n| *n < high)
+}

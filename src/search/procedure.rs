@@ -1,0 +1,329 @@
+//! The search from its beginning to its end, as one procedure.
+
+use super::SearchPlan;
+use super::climb::{climb, has_rung, look_beyond, say_what_cannot_pay};
+use super::explore::explore;
+use super::launches::{State, state_of, timings};
+use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
+use super::priors::Context;
+use super::replay::{Halt, Session, Step};
+use super::settle::{prune, ranking, settle};
+use super::space::{Space, with};
+use crate::model::plan::Device;
+use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
+
+/// Confirm trials at most: the winner and the next best ones.
+const CONFIRMS: usize = 3;
+
+/// Runs the procedure over the history.
+pub(super) fn run(plan: &SearchPlan, history: &[Observation]) -> Next {
+    let mut session = Session::new(plan, history);
+    match search(&mut session) {
+        Ok(outcome) => Next::Stop(outcome),
+        Err(Halt::Launch(spec)) => Next::Trial(spec),
+        // Every phase answers for its own budget; this is the last resort.
+        Err(Halt::Spent(limit)) => Next::Stop(session.end(
+            OutcomeEnd::Unconfirmed,
+            None,
+            format!("{limit} was spent before anything could be confirmed"),
+        )),
+    }
+}
+
+fn search(session: &mut Session<'_>) -> Step<Outcome> {
+    let baseline = session.launch(&Configuration::baseline(), Purpose::Baseline)?;
+    if let Some(outcome) = unusable(session, baseline) {
+        return Ok(outcome);
+    }
+    let Some(found) = session.inspection() else {
+        session.notes.push("nothing was found out about the script, so no knob can be turned".to_owned());
+        return confirm_baseline(session, baseline);
+    };
+    let space = Space::new(session.plan, found, session.plan.policy.numerics);
+    if session.state(&baseline.settings) != State::Fits {
+        match climb(session, &space, Purpose::Climb) {
+            Ok(true) => {}
+            Ok(false) => return nothing_fits(session, &space),
+            Err(Halt::Spent(limit)) => {
+                let reason = format!("nothing was found that fits before {limit} was spent");
+                return Ok(session.end(OutcomeEnd::NothingFits, None, reason));
+            }
+            Err(launch) => return Err(launch),
+        }
+    }
+    let winner = improve(session, &space)?;
+    confirm(session, &space, winner)
+}
+
+/// The ways in which the first launch ends the search.
+fn unusable(session: &mut Session<'_>, baseline: &Observation) -> Option<Outcome> {
+    let end = match baseline.verdict {
+        Verdict::AgentMissing => OutcomeEnd::AgentMissing,
+        Verdict::Failed
+        | Verdict::Timeout
+        | Verdict::Diverged
+        | Verdict::NotApplied
+        | Verdict::Interrupted => OutcomeEnd::ScriptFails,
+        Verdict::Disturbed if baseline.timing.is_none() => OutcomeEnd::ScriptFails,
+        Verdict::Fit | Verdict::Oom | Verdict::Thrash | Verdict::Disturbed => return None,
+    };
+    let reason = match baseline.verdict {
+        Verdict::Timeout => format!(
+            "the script as it is did not take enough steps in time ({}); --trial-timeout gives it more",
+            baseline.why
+        ),
+        _ => format!("the script as it is does not run: {}", baseline.why),
+    };
+    Some(session.end(end, None, reason))
+}
+
+fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<Outcome> {
+    if session.state(&baseline.settings) != State::Fits {
+        let reason = "the script as it is does not fit, and no knob can be turned".to_owned();
+        return Ok(session.end(OutcomeEnd::NothingFits, None, reason));
+    }
+    let found = crate::model::Inspection {
+        version: crate::model::VERSION,
+        device: session.plan.device,
+        frameworks: Default::default(),
+        options: None,
+        loaders: Vec::new(),
+        roots: Vec::new(),
+        detected: None,
+        knobs: Vec::new(),
+    };
+    let space = Space::new(session.plan, &found, session.plan.policy.numerics);
+    confirm(session, &space, Configuration::baseline())
+}
+
+/// Explore, settle, prune; whatever the budget cuts short, the best so far.
+fn improve(session: &mut Session<'_>, space: &Space<'_>) -> Step<Configuration> {
+    say_what_cannot_pay(session, space);
+    let mut kept = Vec::new();
+    let mut phases = |session: &mut Session<'_>| -> Step<Configuration> {
+        explore(session, space)?;
+        settle(session, space)?;
+        let best = best(session, space);
+        let winner = prune(session, space, best, &mut kept)?;
+        larger_batch(session, space, &winner)?;
+        Ok(winner)
+    };
+    match phases(session) {
+        Err(Halt::Spent(limit)) => {
+            session.notes.push(format!("{limit} ended the search early; the best so far is confirmed"));
+            Ok(best(session, space))
+        }
+        other => other,
+    }
+}
+
+fn best(session: &Session<'_>, space: &Space<'_>) -> Configuration {
+    let ranked = ranking(session, space);
+    match ranked.first() {
+        Some((settings, _)) => settings.clone(),
+        None => session.fitting().into_iter().next().unwrap_or_default(),
+    }
+}
+
+/// One launch with twice the batch, for advice, where the policy keeps the batch and memory is left.
+fn larger_batch(session: &mut Session<'_>, space: &Space<'_>, winner: &Configuration) -> Step<()> {
+    let wanted = session.plan.limits.advice;
+    let policy = session.plan.policy;
+    let may = policy.batch == BatchPolicy::Keep && policy.numerics < NumericsClass::Dynamics;
+    let (Some(own), true) = (space.batch(), may && wanted != Some(false)) else { return Ok(()) };
+    let listed = space.found().site(Knob::BatchSize).is_some_and(|s| s.values.is_empty());
+    let in_samples = session.usual_batch().is_some();
+    if has_rung(winner, Some(own)) || winner.get(Knob::BatchSize).is_some() || !listed || !in_samples {
+        return Ok(());
+    }
+    // Cheap: few launches so far, and at most half of the cap in use.
+    let peak = session.seen.iter().filter(|o| o.settings == *winner).filter_map(|o| o.peak()).max();
+    let room = peak.is_some_and(|p| 2 * p <= session.cap_bytes());
+    let cheap = session.seen.len() <= 10 && room;
+    if wanted.is_none() && !cheap {
+        return Ok(());
+    }
+    let settings = with(winner, Knob::BatchSize, Value::Int(own * 2));
+    match session.launch(&settings, Purpose::Advice) {
+        Ok(_) => Ok(()),
+        Err(Halt::Spent(_)) => Ok(()),
+        Err(launch) => Err(launch),
+    }
+}
+
+fn nothing_fits(session: &mut Session<'_>, space: &Space<'_>) -> Step<Outcome> {
+    let beyond = match look_beyond(session, space) {
+        Ok(beyond) => beyond,
+        Err(Halt::Spent(limit)) => {
+            session.notes.push(format!("{limit} left nothing to look beyond the bound"));
+            None
+        }
+        Err(launch) => return Err(launch),
+    };
+    let bound = session.plan.policy.numerics;
+    let Some(settings) = beyond else {
+        let reason =
+            "nothing fits: every rung that can be turned for this script ran out of memory".to_owned();
+        return Ok(session.end(OutcomeEnd::NothingFits, None, reason));
+    };
+    let class = class_of(space, &settings);
+    let option = if settings.get(Knob::BatchSize).is_some() {
+        "--batch lower".to_owned()
+    } else {
+        format!("--numerics {class}")
+    };
+    let o = session.seen.iter().rev().find(|o| o.settings == settings);
+    let trial = o.map_or(0, |o| o.trial);
+    let rate = o.and_then(|o| o.timing.as_ref());
+    let speed = rate.map_or(String::new(), |t| format!(", {:.3} {}", t.samples_per_second, t.unit));
+    let text = format!("{settings} fits{speed}; it is of class {class}, so it is only taken when asked for");
+    let reason = format!("nothing fits with numerics up to {bound}, but {settings} does");
+    let mut outcome = session.end(OutcomeEnd::NothingFits, None, reason);
+    outcome.advice.push(Advice { text, trial: Some(trial), option: Some(option.clone()) });
+    outcome.fits_beyond = Some(Beyond { settings, class, option, trial });
+    Ok(outcome)
+}
+
+/// The loosest class of what is set, as it is for this script.
+fn class_of(space: &Space<'_>, settings: &Configuration) -> NumericsClass {
+    let of = |k: &Knob| space.found().site(*k).map_or(k.class(), |s| s.class);
+    settings.0.keys().map(of).max().unwrap_or(NumericsClass::Exact)
+}
+
+/// Confirms the winner; if that fails, the next best.
+fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
+    let mut failed: Vec<Configuration> = Vec::new();
+    let mut candidate = Some(winner);
+    while let Some(settings) = candidate {
+        let o = match session.launch(&settings, Purpose::Confirm) {
+            Ok(o) => o,
+            Err(Halt::Spent(limit)) => {
+                let reason = format!("{settings} fits, but {limit} left no launch to confirm it");
+                return Ok(session.end(OutcomeEnd::Unconfirmed, Some(settings), reason));
+            }
+            Err(launch) => return Err(launch),
+        };
+        if matches!(o.verdict, Verdict::Fit) || (o.verdict == Verdict::Disturbed && o.timing.is_some()) {
+            return Ok(tuned(session, &settings, o));
+        }
+        session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
+        failed.push(settings.clone());
+        candidate = (failed.len() < CONFIRMS).then(|| next_best(session, space, &failed, o)).flatten();
+    }
+    let reason = "what fitted in short launches did not hold in a longer one".to_owned();
+    Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
+}
+
+/// The fastest of the others; after a lack of memory, of those that need less.
+fn next_best(
+    session: &Session<'_>,
+    space: &Space<'_>,
+    failed: &[Configuration],
+    last: &Observation,
+) -> Option<Configuration> {
+    let context = session.context(space);
+    let needs = |c: &Configuration| context.transient(c);
+    let lack = state_of(last) == State::TooLarge;
+    let others: Vec<Configuration> =
+        ranking(session, space).into_iter().map(|(c, _)| c).filter(|c| !failed.contains(c)).collect();
+    let smaller = others.iter().find(|c| !lack || needs(c) < needs(&last.settings));
+    smaller.or(others.first()).cloned()
+}
+
+fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Outcome {
+    if o.verdict == Verdict::Disturbed {
+        session
+            .notes
+            .push("other load disturbed the confirm trial; it fits, but its speed is uncertain".to_owned());
+    }
+    let launches = session.seen.len();
+    let reason = if settings.is_baseline() {
+        format!("the script as it is was not beaten by anything that was tried in {launches} launches")
+    } else {
+        format!("{settings} is the fastest of what fits, after {launches} launches")
+    };
+    let mut outcome = session.end(OutcomeEnd::Tuned, Some(settings.clone()), reason);
+    outcome.winner = Some(o.trial);
+    outcome.advice.extend(batch_advice(session, settings));
+    outcome
+}
+
+/// What the one launch with a larger batch has shown.
+fn batch_advice(session: &Session<'_>, winner: &Configuration) -> Option<Advice> {
+    let larger = session.seen.iter().find(|o| {
+        o.purpose == Purpose::Advice && o.settings.without(Knob::BatchSize) == winner.without(Knob::BatchSize)
+    })?;
+    let batch = larger.settings.int(Knob::BatchSize)?;
+    let rate = |c: &Configuration| timings(&session.seen, c).last().map(|t| t.samples_per_second);
+    let gain = rate(&larger.settings)? / rate(winner)? - 1.0;
+    (gain > 0.05).then(|| Advice {
+        text: format!(
+            "with a batch of {batch} it ran {:.0} % faster in one launch; that is another training run, so it is only taken \
+             when asked for",
+            gain * 100.0
+        ),
+        trial: Some(larger.trial),
+        option: Some("--batch max".to_owned()),
+    })
+}
+
+impl<'a> Session<'a> {
+    /// The outcome, with everything that was left out and noted on the way.
+    fn end(&mut self, end: OutcomeEnd, settings: Option<Configuration>, reason: String) -> Outcome {
+        Outcome {
+            end,
+            winner: None,
+            settings,
+            reason,
+            fits_beyond: None,
+            advice: Vec::new(),
+            skipped: std::mem::take(&mut self.skipped),
+            notes: std::mem::take(&mut self.notes),
+        }
+    }
+
+    /// What the priors depend on, as far as it is known now.
+    pub fn context<'b>(&self, space: &Space<'b>) -> Context<'b> {
+        Context {
+            device: self.plan.device,
+            found: space.found(),
+            cores: self.plan.machine.cores,
+            cpu_bf16: self.plan.machine.cpu_bf16,
+            loader_wait: self.loader_wait().unwrap_or(0.0),
+            fragmented: self.fragmentation() == Some(true)
+                || self.seen.iter().any(|o| o.peaks.alloc_retries > 0),
+            batch: space.batch(),
+        }
+    }
+
+    /// Share of a step in which the loop waits for its loader, in the first launch that was timed.
+    pub fn loader_wait(&self) -> Option<f64> {
+        let own_loader = |o: &&&Observation| o.settings.get(Knob::NumWorkers).is_none();
+        self.seen.iter().filter(own_loader).find_map(|o| o.timing.as_ref()).map(|t| t.loader_wait_share)
+    }
+
+    /// Whether the script as it is ran out of memory for want of contiguous memory.
+    pub fn fragmentation(&self) -> Option<bool> {
+        self.seen.iter().find(|o| o.settings.is_baseline())?.failure.as_ref()?.fragmentation
+    }
+
+    /// The memory that may be used, bytes.
+    pub fn cap_bytes(&self) -> u64 {
+        let stated = self.plan.cap.bytes.or_else(|| self.seen.iter().find_map(|o| o.cap.bytes));
+        let device = || self.seen.iter().find_map(|o| o.failure.as_ref()?.fields.total_bytes);
+        let host =
+            || (self.plan.device == Device::Cpu).then_some(self.plan.machine.ram_bytes).filter(|r| *r > 0);
+        let seen = || self.seen.iter().filter_map(|o| o.peak()).max().map(|p| 2 * p);
+        stated.or_else(device).or_else(host).or_else(seen).unwrap_or(1 << 40)
+    }
+
+    /// Parameters and buffers of the largest model, bytes.
+    pub fn root_bytes(&self) -> u64 {
+        self.inspection().map_or(0, |i| i.roots.iter().map(|r| r.bytes).max().unwrap_or(0))
+    }
+
+    /// Configurations that fit and that the bound allows (advice is measured beyond it).
+    pub fn fitting_in(&self, space: &Space<'_>) -> Vec<Configuration> {
+        self.fitting().into_iter().filter(|c| space.allows(c)).collect()
+    }
+}

@@ -1,0 +1,231 @@
+//! Takes launches from the history, or asks for them.
+
+use super::SearchPlan;
+use super::bans::{Ban, blame};
+use super::launches::{State, state_of};
+use super::outcome::Skipped;
+use crate::model::{Configuration, Inspection, Observation, Purpose, TrialSpec, Verdict};
+
+/// A disturbed launch is repeated this often for one configuration ...
+const DISTURBED_EACH: usize = 1;
+/// ... and this often in a search; on a machine that never comes to rest a search must still end.
+const DISTURBED_ALL: usize = 3;
+
+/// Why the procedure cannot go on.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Halt {
+    /// It needs this launch.
+    Launch(TrialSpec),
+    /// The budget does not allow another launch (beyond the one that confirms).
+    Spent(String),
+}
+
+/// Either a result, or the reason to leave the procedure.
+pub(super) type Step<T> = Result<T, Halt>;
+
+/// The procedure's memory: what was seen up to this point.
+pub(super) struct Session<'a> {
+    pub plan: &'a SearchPlan,
+    /// What the procedure has asked for, in order.
+    pub seen: Vec<&'a Observation>,
+    /// What it has not asked for yet.
+    rest: Vec<&'a Observation>,
+    /// Struck out.
+    pub bans: Vec<Ban>,
+    pub skipped: Vec<Skipped>,
+    pub notes: Vec<String>,
+    /// Time of the whole search over time of its trials, at least 1.
+    overhead: f64,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(plan: &'a SearchPlan, history: &'a [Observation]) -> Self {
+        let trials: f64 = history.iter().map(|o| o.seconds).sum();
+        let overhead = if trials > 0.0 { (plan.seconds_spent / trials).clamp(1.0, 3.0) } else { 1.0 };
+        Self {
+            plan,
+            seen: Vec::new(),
+            rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
+            bans: Vec::new(),
+            skipped: Vec::new(),
+            notes: Vec::new(),
+            overhead,
+        }
+    }
+
+    /// What the first launch found.
+    pub fn inspection(&self) -> Option<&'a Inspection> {
+        self.plan.inspection.as_ref().or_else(|| self.seen.iter().find_map(|o| o.inspection.as_ref()))
+    }
+
+    /// One launch of `settings`.  A disturbed one is repeated, within bounds.
+    pub fn launch(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
+        loop {
+            let o = self.once(settings, purpose)?;
+            let disturbed = |o: &&&Observation| o.verdict == Verdict::Disturbed;
+            let all = self.seen.iter().filter(disturbed).count();
+            let same =
+                |o: &&&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+            let each = self.seen.iter().filter(disturbed).filter(same).count();
+            if o.verdict != Verdict::Disturbed || each > DISTURBED_EACH || all > DISTURBED_ALL {
+                return Ok(o);
+            }
+        }
+    }
+
+    fn once(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
+        let same = |o: &&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+        let Some(at) = self.rest.iter().position(same) else {
+            self.affordable(purpose)?;
+            return Err(Halt::Launch(TrialSpec { settings: settings.clone(), purpose }));
+        };
+        let o = self.rest.remove(at);
+        self.seen.push(o);
+        self.learn(o);
+        Ok(o)
+    }
+
+    /// Whether a launch can be paid for and the confirm trial after it, too.
+    fn affordable(&self, purpose: Purpose) -> Step<()> {
+        if self.seen.is_empty() {
+            return Ok(());
+        }
+        let confirm = confirms(purpose);
+        let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
+        // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
+        let reserve = u32::from(!confirm);
+        let launched = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        if let Some(most) = self.plan.limits.max_trials
+            && launched + 1 + reserve > most
+        {
+            return Err(Halt::Spent(format!("the limit of {most} launches")));
+        }
+        let Some(budget) = self.plan.limits.budget else { return Ok(()) };
+        let spent = self.overhead * self.seen.iter().map(|o| o.seconds).sum::<f64>();
+        let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
+        let (launch, confirming) = self.usual_seconds();
+        let need = if confirm { confirming } else { launch + confirming };
+        // The first confirm trial is launched all the same: without it nothing could be claimed.
+        if spent + need > budget && !(first_confirm && fits) {
+            return Err(Halt::Spent(format!("the budget of {budget:.0} s")));
+        }
+        Ok(())
+    }
+
+    /// Seconds that a launch, and a confirm trial, usually take here.
+    fn usual_seconds(&self) -> (f64, f64) {
+        let of = |state: Option<State>| -> Vec<f64> {
+            let wanted = |o: &&&Observation| state.is_none_or(|s| state_of(o) == s) && !confirms(o.purpose);
+            self.seen.iter().filter(wanted).map(|o| o.seconds * self.overhead).collect()
+        };
+        let mut seconds = of(Some(State::Fits));
+        if seconds.is_empty() {
+            seconds = of(None);
+        }
+        seconds.sort_by(f64::total_cmp);
+        let usual = seconds.get(seconds.len() / 2).copied().unwrap_or(0.0);
+        // A confirm trial measures longer and goes through the end of an epoch.
+        (usual, usual * 1.4 + 4.0)
+    }
+
+    /// Strikes out what a launch has shown to be of no use.
+    fn learn(&mut self, o: &'a Observation) {
+        if o.settings.is_baseline() || confirms(o.purpose) {
+            return;
+        }
+        if let Some(why) = self.other_batch(o) {
+            let bans = vec![Ban::With(o.settings.clone())];
+            self.strike(bans, &why);
+        } else if state_of(o) == State::Bad {
+            let hangs = matches!(o.verdict, Verdict::Timeout | Verdict::Diverged);
+            let sound = |p: &&&Observation| match state_of(p) {
+                State::Fits => true,
+                // What ran out of memory has at least started: it tells whom to blame for a failure to start.
+                State::TooLarge => !hangs,
+                _ => false,
+            };
+            let bans = blame(o, self.seen.iter().filter(sound).map(|p| &p.settings));
+            self.strike(bans, &format!("{}: {}", o.verdict.name().replace('_', " "), o.why));
+        }
+    }
+
+    fn strike(&mut self, bans: Vec<Ban>, why: &str) {
+        for ban in bans {
+            if !self.bans.contains(&ban) {
+                self.skip(ban.words(), why);
+                self.bans.push(ban);
+            }
+        }
+    }
+
+    /// A setting must not change the effective batch unless it is the batch that was set.
+    fn other_batch(&self, o: &Observation) -> Option<String> {
+        if o.settings.get(crate::model::Knob::BatchSize).is_some() || state_of(o) != State::Fits {
+            return None;
+        }
+        let samples = |o: &Observation| o.timing.as_ref().map(|t| t.samples_per_step).filter(|s| *s > 0.0);
+        let usual = self.usual_batch()?;
+        let now = samples(o)?;
+        // Batches of variable size differ a little from launch to launch.
+        let same = (0.7..1.4).contains(&(now / usual));
+        (!same)
+            .then(|| format!("a step took {now:.0} samples instead of {usual:.0}: another effective batch"))
+    }
+
+    /// Samples of a step of the script as it is.
+    pub fn usual_batch(&self) -> Option<f64> {
+        let baseline = self.seen.iter().filter(|o| o.settings.is_baseline());
+        let measured =
+            baseline.filter_map(|o| o.timing.as_ref()).map(|t| t.samples_per_step).find(|s| *s > 0.0);
+        measured.or_else(|| {
+            let detected = self.inspection()?.detected.as_ref()?;
+            (detected.samples_per_step > 0 && detected.samples_from == "loader")
+                .then_some(detected.samples_per_step as f64)
+        })
+    }
+
+    /// Remembers, once, that a move was left out.
+    pub fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        let entry = Skipped { what: what.into(), why: why.into() };
+        if !self.skipped.iter().any(|s| s.what == entry.what) {
+            self.skipped.push(entry);
+        }
+    }
+
+    /// Whether `settings` fits, as far as it was launched.
+    pub fn state(&self, settings: &Configuration) -> State {
+        if self.banned(settings) {
+            return State::Bad;
+        }
+        let mut state = State::Unknown;
+        for o in self.seen.iter().filter(|o| o.settings == *settings) {
+            match state_of(o) {
+                State::TooLarge => return State::TooLarge,
+                // A confirm trial may fail for what only it does; it does not unsay what was measured before.
+                State::Bad if confirms(o.purpose) => {}
+                State::Unknown => {}
+                s => state = s,
+            }
+        }
+        state
+    }
+
+    pub fn banned(&self, settings: &Configuration) -> bool {
+        self.bans.iter().any(|b| b.hits(settings))
+    }
+
+    /// Configurations that fit, in the order in which they were found.
+    pub fn fitting(&self) -> Vec<Configuration> {
+        let mut all: Vec<Configuration> = Vec::new();
+        for o in &self.seen {
+            if !all.contains(&o.settings) && self.state(&o.settings) == State::Fits {
+                all.push(o.settings.clone());
+            }
+        }
+        all
+    }
+}
+
+pub(super) fn confirms(purpose: Purpose) -> bool {
+    purpose == Purpose::Confirm
+}

@@ -1,0 +1,279 @@
+//! Which configurations there are: values of knobs, rungs of the ladder, what the policy allows.
+
+use super::SearchPlan;
+use crate::model::inspection::{Inspection, KnobSite};
+use crate::model::plan::Device;
+use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Value};
+use crate::recipe::Rung;
+
+/// A batch is split into at most this many parts: smaller ones only add launches of kernels.
+const MOST_PARTS: u64 = 64;
+
+/// Knobs that lower the demand for device memory, in no order.
+pub(super) const MEMORY: [Knob; 6] =
+    [Knob::Allocator, Knob::Accumulation, Knob::Amp, Knob::Checkpoint, Knob::BatchSize, Knob::Malloc];
+
+/// What can be set, and to what.
+pub(super) struct Space<'a> {
+    plan: &'a SearchPlan,
+    found: &'a Inspection,
+    /// The loosest class that may be used.
+    bound: NumericsClass,
+}
+
+impl<'a> Space<'a> {
+    pub fn new(plan: &'a SearchPlan, found: &'a Inspection, bound: NumericsClass) -> Self {
+        Self { plan, found, bound }
+    }
+
+    pub fn found(&self) -> &'a Inspection {
+        self.found
+    }
+
+    /// The same with a looser bound.
+    pub fn loosened(&self, bound: NumericsClass) -> Self {
+        Self { plan: self.plan, found: self.found, bound }
+    }
+
+    /// How a knob is turned, if the bound allows it.
+    pub fn site(&self, knob: Knob) -> Option<&'a KnobSite> {
+        let site = self.found.site(knob)?;
+        let allowed = match knob {
+            Knob::BatchSize => self.may_change_batch(),
+            _ => site.class <= self.bound,
+        };
+        (allowed && !knob.reserved()).then_some(site)
+    }
+
+    fn may_change_batch(&self) -> bool {
+        self.plan.policy.batch != BatchPolicy::Keep || self.bound == NumericsClass::Dynamics
+    }
+
+    /// Whether every setting can be made, within the bound.
+    pub fn allows(&self, settings: &Configuration) -> bool {
+        settings.0.iter().all(|(knob, value)| self.takes(*knob, value))
+    }
+
+    fn takes(&self, knob: Knob, value: &Value) -> bool {
+        let Some(site) = self.site(knob) else { return false };
+        let listed = site.values.is_empty() || site.values.contains(value);
+        let in_range = match (knob, value) {
+            (Knob::Accumulation, Value::Int(k)) => self.parts().is_none_or(|most| *k as u64 <= most),
+            (Knob::BatchSize, Value::Int(b)) => self.batch_range().is_none_or(|(l, h)| *b >= l && *b <= h),
+            _ => true,
+        };
+        listed && in_range
+    }
+
+    /// The most parts that a batch can be split into; `None` when its size is not known.
+    fn parts(&self) -> Option<u64> {
+        let root = self.found.roots.iter().filter(|r| r.trainable > 0).max_by_key(|r| r.parameters);
+        root.and_then(|r| r.batch).filter(|b| *b > 0).map(|b| b.min(MOST_PARTS))
+    }
+
+    /// The script's own batch, in the unit of the option or loader that sets it.
+    pub fn batch(&self) -> Option<i64> {
+        let site = self.found.site(Knob::BatchSize)?;
+        site.current.as_ref()?.parse().ok().filter(|b| *b > 0)
+    }
+
+    fn batch_range(&self) -> Option<(i64, i64)> {
+        let own = self.batch()?;
+        let most = match (self.plan.policy.batch, self.plan.policy.max_batch) {
+            (_, Some(n)) => i64::try_from(n).unwrap_or(i64::MAX),
+            (BatchPolicy::Max, None) => own.saturating_mul(64),
+            _ => own,
+        };
+        Some((1, most))
+    }
+
+    /// A value that says no more than what the script does anyway.
+    fn is_own(&self, knob: Knob, value: &Value) -> bool {
+        let own = self.found.site(knob).and_then(|s| s.current.clone());
+        match knob {
+            Knob::Accumulation => *value == Value::Int(1),
+            Knob::Amp => *value == Value::from("off"),
+            Knob::Checkpoint => *value == Value::from("none"),
+            Knob::Malloc => *value == Value::from("default"),
+            _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
+        }
+    }
+
+    /// `settings` without what the script does anyway.
+    pub fn plain(&self, settings: &Configuration) -> Configuration {
+        let kept = settings.0.iter().filter(|(k, v)| !self.is_own(**k, v));
+        Configuration(kept.map(|(k, v)| (*k, v.clone())).collect())
+    }
+
+    /// The values of a knob that are worth trying here, in order; the script's own is not among them.
+    pub fn values(&self, knob: Knob) -> Vec<Value> {
+        let Some(site) = self.site(knob) else { return Vec::new() };
+        let listed = self.plan.rules.get(&knob).map(|r| r.values.as_slice()).unwrap_or_default();
+        let values = if listed.is_empty() { self.usual_values(knob, site) } else { listed.to_vec() };
+        values.into_iter().filter(|v| self.takes(knob, v) && !self.is_own(knob, v)).collect()
+    }
+
+    fn usual_values(&self, knob: Knob, site: &KnobSite) -> Vec<Value> {
+        let ints = |values: Vec<u64>| values.into_iter().map(|v| Value::Int(v as i64)).collect();
+        match knob {
+            Knob::Allocator => site.values.clone(),
+            Knob::Accumulation => ints(powers(2, self.parts().unwrap_or(MOST_PARTS))),
+            Knob::Amp => vec!["bf16".into()],
+            Knob::Checkpoint => vec!["alternate".into(), "all".into()],
+            Knob::Malloc => vec!["retain".into(), "huge".into(), "trim".into()],
+            Knob::BatchSize => self.batch_values(),
+            Knob::OmpThreads => {
+                let cores = u64::from(self.plan.machine.cores.max(1));
+                let mut values = vec![cores, cores / 2, cores / 4, 1];
+                values.retain(|v| *v > 0);
+                values.dedup();
+                ints(values)
+            }
+            Knob::NumWorkers => {
+                let cores = u64::from(self.plan.machine.cores.max(1));
+                ints(std::iter::once(1).chain(powers(2, cores.min(16))).collect())
+            }
+            Knob::PinMemory | Knob::PersistentWorkers => vec![true.into()],
+            Knob::PrefetchFactor => ints(vec![4, 8]),
+            Knob::Strategy | Knob::Offload => Vec::new(),
+        }
+    }
+
+    /// Half, quarter, eighth and sixteenth; double and more where that is allowed.
+    fn batch_values(&self) -> Vec<Value> {
+        let Some((own, (_, most))) = self.batch().zip(self.batch_range()) else { return Vec::new() };
+        let smaller = (1..=4).map(|n| own >> n).filter(|b| *b > 0);
+        let larger = (1..=6).filter_map(|n| own.checked_mul(1 << n)).filter(|b| *b <= most);
+        larger.chain((most > own && most % own != 0).then_some(most)).chain(smaller).map(Value::Int).collect()
+    }
+
+    /// The ladder as configurations, in its order, then the strongest that can be put together.
+    pub fn rungs(&self) -> Vec<Configuration> {
+        let mut all = Vec::new();
+        let mut add = |settings: Configuration| {
+            let plain = self.plain(&settings);
+            if !plain.is_baseline() && !all.contains(&plain) {
+                all.push(plain);
+            }
+        };
+        for rung in &self.plan.ladder {
+            match rung {
+                Rung::Knob { knob, values } if values.is_empty() => {
+                    let lower = |v: &Value| lowers_memory(*knob, v, self.batch());
+                    for value in self.values(*knob).into_iter().filter(lower) {
+                        add(with(&Configuration::baseline(), *knob, value));
+                    }
+                }
+                Rung::Knob { knob, values } => {
+                    for value in values.iter().filter(|v| self.takes(*knob, v)) {
+                        add(with(&Configuration::baseline(), *knob, value.clone()));
+                    }
+                }
+                // What cannot be turned here drops out of the rung; a count too large for the batch becomes smaller.
+                Rung::Together(together) => {
+                    let parts = together.0.iter().filter_map(|(k, v)| self.nearest(*k, v).map(|v| (*k, v)));
+                    add(Configuration(parts.collect()));
+                }
+            }
+        }
+        if self.may_change_batch() {
+            for value in self.values(Knob::BatchSize) {
+                if lowers_memory(Knob::BatchSize, &value, self.batch()) {
+                    add(with(&Configuration::baseline(), Knob::BatchSize, value));
+                }
+            }
+        }
+        for settings in self.strongest() {
+            add(settings);
+        }
+        all
+    }
+
+    fn nearest(&self, knob: Knob, value: &Value) -> Option<Value> {
+        if self.takes(knob, value) {
+            return Some(value.clone());
+        }
+        match (knob, value, self.parts()) {
+            (Knob::Accumulation, Value::Int(k), Some(most)) if self.site(knob).is_some() && most >= 2 => {
+                let largest = powers(2, most).last().copied().unwrap_or(2) as i64;
+                Some(Value::Int(largest.min(*k)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Everything that lowers memory, at its strongest; first without lower precision, then with it, then with a
+    /// smaller batch where that is allowed.
+    fn strongest(&self) -> Vec<Configuration> {
+        let mut settings = Configuration::baseline();
+        let mut all = Vec::new();
+        let last = |knob: Knob| self.values(knob).into_iter().rfind(|v| lowers_memory(knob, v, self.batch()));
+        for group in [&[Knob::Accumulation, Knob::Checkpoint][..], &[Knob::Amp], &[Knob::BatchSize]] {
+            for knob in group {
+                if let Some(value) = last(*knob) {
+                    settings = with(&settings, *knob, value);
+                }
+            }
+            all.push(settings.clone());
+        }
+        all
+    }
+}
+
+/// Whether a value asks for less memory than the script's own.
+pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -> bool {
+    match (knob, value) {
+        (Knob::Malloc, Value::Text(t)) => t == "trim",
+        (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
+        (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint, _) => true,
+        _ => false,
+    }
+}
+
+/// `settings` with one more.
+pub(super) fn with(settings: &Configuration, knob: Knob, value: Value) -> Configuration {
+    let mut next = settings.clone();
+    next.0.insert(knob, value);
+    next
+}
+
+/// `settings` without a knob, and without those that mean nothing without it.
+pub(super) fn without(settings: &Configuration, knob: Knob) -> Configuration {
+    let next = settings.without(knob);
+    if knob == Knob::NumWorkers {
+        return next.without(Knob::PrefetchFactor).without(Knob::PersistentWorkers);
+    }
+    next
+}
+
+/// 2, 4, 8 ... up to `most`.
+fn powers(first: u64, most: u64) -> Vec<u64> {
+    std::iter::successors(Some(first), |n| n.checked_mul(2)).take_while(|n| *n <= most).collect()
+}
+
+/// Whether the machine has what a knob needs to pay; else why not.
+pub(super) fn cannot_pay(
+    knob: Knob,
+    plan: &SearchPlan,
+    found: &Inspection,
+    loader_wait: Option<f64>,
+) -> Option<String> {
+    let waits = loader_wait.unwrap_or(0.0);
+    match knob {
+        Knob::NumWorkers | Knob::PrefetchFactor if waits < LITTLE_WAIT => {
+            Some(format!("the loop waits for its loader in {:.0} % of a step", waits * 100.0))
+        }
+        Knob::NumWorkers if plan.machine.cores < 2 => Some("there is one core".to_owned()),
+        Knob::PersistentWorkers => {
+            Some("it saves time between epochs only, which short trials do not see".to_owned())
+        }
+        Knob::Amp if plan.device == Device::Cpu && !plan.machine.cpu_bf16 => {
+            Some("this processor has no bf16 hardware; it is tried only where memory needs it".to_owned())
+        }
+        Knob::OmpThreads if plan.machine.cores < 2 => Some("there is one core".to_owned()),
+        _ => found.knobs.iter().find(|s| s.knob == knob && s.way.is_none()).and_then(|s| s.why_not.clone()),
+    }
+}
+
+/// Below this share of a step, waiting for the loader cannot be worth more launches.
+pub(super) const LITTLE_WAIT: f64 = 0.03;

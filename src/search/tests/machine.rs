@@ -1,0 +1,454 @@
+//! A machine that is not there: laws of memory, speed and noise instead of launches.
+
+use std::collections::BTreeMap;
+
+use crate::inspect::{MachineFacts, build_inspection};
+use crate::model::event::{KnobReport, Record};
+use crate::model::inspection::{BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption};
+use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Timing};
+use crate::model::plan::Device;
+use crate::model::{
+    Configuration, Event, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, TrialSpec,
+    VERSION, Value, Verdict,
+};
+use crate::recipe::{Recipe, shipped};
+use crate::search::{Next, Outcome, SearchPlan, next};
+
+pub const MIB: u64 = 1 << 20;
+
+/// What would happen to a configuration.
+#[derive(Debug, Clone)]
+pub struct Law {
+    /// MiB.
+    pub peak: f64,
+    /// Samples per second without noise.
+    pub rate: f64,
+    /// An end that has nothing to do with memory.
+    pub end: Option<Verdict>,
+    /// The knob that is not in force.
+    pub not_applied: Option<Knob>,
+    /// MiB more in a confirm trial.
+    pub confirm_more: f64,
+    /// Samples of a step.
+    pub samples: f64,
+}
+
+type LawOf = Box<dyn Fn(&Configuration, Law) -> Law>;
+
+/// A script on a machine.
+pub struct Machine {
+    pub device: Device,
+    pub cap: u64,
+    pub cores: u32,
+    /// MiB.
+    pub fixed: f64,
+    pub transient: f64,
+    /// Relative standard deviation between launches.
+    pub noise: f64,
+    pub seed: u64,
+    /// Factor on the rate, by knob and value.
+    pub speed: BTreeMap<(Knob, String), f64>,
+    /// Factor on the transient memory.
+    pub memory: BTreeMap<(Knob, String), f64>,
+    pub batch: u64,
+    pub returns_loss: bool,
+    pub blocks: bool,
+    pub dropout: bool,
+    pub batch_norm: bool,
+    pub loader: bool,
+    pub loader_wait: f64,
+    pub fragmentation: Option<bool>,
+    pub failure: Option<FailureKind>,
+    pub cpu_bf16: bool,
+    /// Launches (counted from 1) that other load spoils.
+    pub disturbed: Vec<u32>,
+    pub law: LawOf,
+}
+
+impl Machine {
+    /// A small language model on two cores under `cap` MiB; knobs as the defaults below.
+    pub fn cpu(cap: u64) -> Self {
+        let mut machine = Self {
+            device: Device::Cpu,
+            cap: cap * MIB,
+            cores: 2,
+            fixed: 450.0,
+            transient: 400.0,
+            noise: 0.03,
+            seed: 1,
+            speed: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            batch: 32,
+            returns_loss: true,
+            blocks: true,
+            dropout: false,
+            batch_norm: false,
+            loader: true,
+            loader_wait: 0.0,
+            fragmentation: None,
+            failure: None,
+            cpu_bf16: false,
+            disturbed: Vec::new(),
+            law: Box::new(|_, law| law),
+        };
+        for (knob, value, speed, memory) in [
+            (Knob::Accumulation, "2", 0.97, 0.52),
+            (Knob::Accumulation, "4", 0.93, 0.27),
+            (Knob::Accumulation, "8", 0.86, 0.15),
+            (Knob::Accumulation, "16", 0.74, 0.09),
+            (Knob::Accumulation, "32", 0.60, 0.06),
+            (Knob::Checkpoint, "alternate", 0.86, 0.58),
+            (Knob::Checkpoint, "all", 0.75, 0.28),
+            (Knob::Amp, "bf16", 0.45, 0.70),
+            (Knob::Malloc, "retain", 1.12, 1.10),
+            (Knob::Malloc, "huge", 1.18, 1.08),
+            (Knob::Malloc, "trim", 0.60, 0.85),
+            (Knob::OmpThreads, "1", 0.62, 1.0),
+        ] {
+            machine = machine.knob(knob, value, speed, memory);
+        }
+        machine
+    }
+
+    /// A larger model on a GPU.
+    pub fn cuda(cap: u64) -> Self {
+        let mut machine = Self::cpu(cap);
+        machine.device = Device::Cuda;
+        machine.fixed = 3000.0;
+        machine.transient = 9000.0;
+        machine.noise = 0.01;
+        machine.cores = 8;
+        machine
+            .knob(Knob::Amp, "bf16", 1.6, 0.62)
+            .knob(Knob::Allocator, "expandable_segments:True", 1.0, 0.93)
+            .knob(Knob::Allocator, "garbage_collection_threshold:0.8", 0.99, 0.97)
+            .knob(Knob::Allocator, "max_split_size_mb:256", 1.0, 0.98)
+            .knob(Knob::PinMemory, "true", 1.0, 1.0)
+    }
+
+    pub fn knob(mut self, knob: Knob, value: &str, speed: f64, memory: f64) -> Self {
+        self.speed.insert((knob, value.to_owned()), speed);
+        self.memory.insert((knob, value.to_owned()), memory);
+        self
+    }
+
+    pub fn law(mut self, law: impl Fn(&Configuration, Law) -> Law + 'static) -> Self {
+        self.law = Box::new(law);
+        self
+    }
+
+    pub fn set(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    pub fn truth(&self, settings: &Configuration) -> Law {
+        let factor = |table: &BTreeMap<(Knob, String), f64>| -> f64 {
+            settings.0.iter().map(|(k, v)| table.get(&(*k, v.to_string())).copied().unwrap_or(1.0)).product()
+        };
+        let batch = settings.int(Knob::BatchSize).unwrap_or(self.batch as i64) as f64;
+        let share = batch / self.batch as f64;
+        let law = Law {
+            peak: self.fixed + self.transient * share * factor(&self.memory),
+            // A larger batch is a little faster; waiting for the loader goes away with workers.
+            rate: 100.0 * share.powf(0.1) * factor(&self.speed),
+            end: None,
+            not_applied: None,
+            confirm_more: 0.0,
+            samples: batch,
+        };
+        (self.law)(settings, law)
+    }
+
+    pub fn fits(&self, settings: &Configuration) -> bool {
+        let law = self.truth(settings);
+        law.peak * MIB as f64 <= self.cap as f64
+            && (law.peak + law.confirm_more) * MIB as f64 <= self.cap as f64
+            && law.end.is_none()
+            && law.not_applied.is_none()
+    }
+
+    /// The best rate among everything that could be set.
+    pub fn best(&self, knobs: &[(Knob, &[&str])]) -> (Configuration, f64) {
+        let mut all = vec![Configuration::baseline()];
+        for (knob, values) in knobs {
+            let before = all.clone();
+            for value in *values {
+                let value = knob.parse_value(value).unwrap();
+                all.extend(before.iter().map(|c| super::super::space::with(c, *knob, value.clone())));
+            }
+        }
+        let rate = |c: &Configuration| self.truth(c).rate;
+        let best =
+            all.into_iter().filter(|c| self.fits(c)).max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap();
+        let rate = rate(&best);
+        (best, rate)
+    }
+
+    pub fn facts(&self) -> MachineFacts {
+        MachineFacts {
+            cores: self.cores,
+            cuda_devices: u32::from(self.device == Device::Cuda),
+            shm_bytes: 1 << 30,
+            ram_bytes: 32 << 30,
+            cpu_bf16: self.cpu_bf16,
+            alloc_conf: None,
+        }
+    }
+
+    pub fn recipe(&self) -> Recipe {
+        let mut recipe = shipped(if self.device == Device::Cuda { "default" } else { "cpu" }).unwrap();
+        recipe.limits.budget = None;
+        recipe
+    }
+
+    pub fn plan(&self) -> SearchPlan {
+        let mut plan = SearchPlan::new(self.device, &self.recipe(), self.facts());
+        plan.cap = self.cap_words();
+        plan
+    }
+
+    fn cap_words(&self) -> Cap {
+        Cap {
+            bytes: Some(self.cap),
+            mechanism: "simulated".into(),
+            scope: "process tree".into(),
+            metric: "all".into(),
+        }
+    }
+
+    /// The records of an inspecting launch.
+    pub fn events(&self) -> Vec<Event> {
+        let root = RootInfo {
+            class: "Net".into(),
+            parameters: 1_000_000,
+            trainable: 1_000_000,
+            bytes: 4_000_000,
+            blocks: self.blocks.then(|| BlocksInfo {
+                path: "h".into(),
+                class: "Block".into(),
+                count: 6,
+                share: 0.9,
+            }),
+            batch_norm: self.batch_norm,
+            dropout: self.dropout,
+            returns: if self.returns_loss { "scalar" } else { "tensor" }.into(),
+            returns_loss: self.returns_loss,
+            batch: Some(self.batch),
+            ..RootInfo::default()
+        };
+        let loader = LoaderInfo {
+            training: true,
+            site: "train.py:41".into(),
+            batch_size: Some(self.batch),
+            batches: Some(1000),
+            sampler: "RandomSampler".into(),
+            ..LoaderInfo::default()
+        };
+        let detected = Detected {
+            accumulation: 1,
+            optimizers: vec!["AdamW".into()],
+            roots: 1,
+            samples_per_step: self.batch,
+            samples_from: "loader".into(),
+            threads: self.cores,
+            ..Detected::default()
+        };
+        let option = ScriptOption {
+            flags: vec!["--batch-size".into()],
+            dest: "batch_size".into(),
+            kind: "int".into(),
+            value: Some(self.batch.to_string()),
+            ..ScriptOption::default()
+        };
+        let mut records = vec![
+            Record::Framework { name: "torch".into(), version: "2.11.0".into(), cuda_devices: 0 },
+            Record::Options(OptionsInfo { parser: "argparse".into(), options: vec![option] }),
+            Record::Root(root),
+            Record::Detected(detected),
+        ];
+        if self.loader {
+            records.push(Record::Loader(loader));
+        }
+        records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect()
+    }
+
+    /// One launch.
+    pub fn launch(&self, spec: &TrialSpec, history: &[Observation]) -> Observation {
+        let trial = history.len() as u32 + 1;
+        let law = self.truth(&spec.settings);
+        let confirm = spec.purpose == Purpose::Confirm;
+        let peak = law.peak + if confirm { law.confirm_more } else { 0.0 };
+        let too_large = peak * MIB as f64 > self.cap as f64;
+        let (verdict, why) = match (law.end, law.not_applied, too_large) {
+            (Some(v), ..) => (v, format!("it is {}", v.name())),
+            (_, Some(knob), _) => (Verdict::NotApplied, format!("{knob} is not in force")),
+            (_, _, true) => (Verdict::Oom, "memory ran out".into()),
+            _ if self.disturbed.contains(&trial) => (Verdict::Disturbed, "other load".into()),
+            _ => (Verdict::Fit, "it ran".into()),
+        };
+        let timed = matches!(verdict, Verdict::Fit | Verdict::Disturbed);
+        let spoiled = if verdict == Verdict::Disturbed { 0.6 } else { 1.0 };
+        let rate = law.rate * spoiled * (self.noise * self.normal(&spec.settings, trial)).exp();
+        let workers = spec.settings.int(Knob::NumWorkers).unwrap_or(0) > 0;
+        let knobs = spec
+            .settings
+            .0
+            .iter()
+            .map(|(knob, value)| KnobReport {
+                knob: *knob,
+                requested: value.clone(),
+                effective: (law.not_applied != Some(*knob)).then(|| value.clone()),
+                how: String::new(),
+                objects: u32::from(law.not_applied != Some(*knob)),
+                reason: None,
+            })
+            .collect();
+        let failure = too_large.then(|| Failure {
+            kind: self.failure.unwrap_or(FailureKind::HostOom),
+            fragmentation: self.fragmentation,
+            fields: FailureFields::default(),
+            cause: String::new(),
+            evidence: None,
+            next: Vec::new(),
+        });
+        let inspect = spec.purpose == Purpose::Baseline;
+        let bytes = (peak.min(self.cap as f64 / MIB as f64) * MIB as f64) as u64;
+        Observation {
+            trial,
+            purpose: spec.purpose,
+            settings: spec.settings.clone(),
+            verdict,
+            why,
+            end: ProcessEnd::Exited { code: 0 },
+            failure,
+            knobs,
+            timing: timed.then(|| Timing {
+                steps: 20,
+                step_seconds: vec![law.samples / rate; 20],
+                samples_per_step: law.samples,
+                samples_per_second: rate,
+                interval: (rate * 0.99, rate * 1.01),
+                unit: "samples/s".into(),
+                loader_wait_share: if workers { 0.0 } else { self.loader_wait },
+                ..Timing::default()
+            }),
+            peaks: match self.device {
+                Device::Cpu => Peaks { host: Some(bytes), ..Peaks::default() },
+                Device::Cuda => Peaks { device: Some(bytes), ..Peaks::default() },
+            },
+            cap: self.cap_words(),
+            disturbance: Disturbance::default(),
+            steps: if timed { 25 } else { 0 },
+            seconds: match (timed, confirm) {
+                (true, true) => 14.0,
+                (true, false) => 9.0,
+                (false, _) => 5.0,
+            },
+            inspection: inspect
+                .then(|| build_inspection(&self.events(), &self.recipe(), self.device, &self.facts())),
+            ..blank()
+        }
+    }
+
+    /// Standard normal, the same for the same launch.
+    fn normal(&self, settings: &Configuration, trial: u32) -> f64 {
+        let mut state = self.seed ^ (u64::from(trial) << 32);
+        for byte in settings.to_string().bytes() {
+            state = splitmix(state ^ u64::from(byte));
+        }
+        let uniform = |n: u64| (n >> 11) as f64 / (1u64 << 53) as f64;
+        let (a, b) = (uniform(splitmix(state ^ 0xA5)), uniform(splitmix(state ^ 0x5A)));
+        (-2.0 * a.max(1e-12).ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()
+    }
+
+    /// Searches to the end.
+    pub fn search(&self, plan: &SearchPlan) -> Run {
+        let mut history = Vec::new();
+        loop {
+            match next(plan, &history) {
+                Next::Trial(spec) => history.push(self.launch(&spec, &history)),
+                Next::Stop(outcome) => return Run { history, outcome },
+            }
+            assert!(history.len() < 80, "the search does not end: {}", table(&history));
+        }
+    }
+}
+
+fn splitmix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn blank() -> Observation {
+    // Read from JSON, so that fields that the search does not look at need no word here.
+    let text = r#"{"version":1,"trial":0,"purpose":"climb","settings":{},"verdict":"fit","why":"",
+        "end":{"how":"exited","code":0},"failure":null,"oom_phase":null,"knobs":[],"timing":null,"peaks":{},"cap":{},
+        "losses":[],"grad_norms":[],"coverage":null,"disturbance":{},"steps":0,"seconds":0.0,"tail":[],
+        "inspection":null,"parity":null,"torch":true}"#;
+    let text = text
+        .replace(r#""peaks":{}"#, &format!(r#""peaks":{}"#, json(&Peaks::default())))
+        .replace(r#""cap":{}"#, &format!(r#""cap":{}"#, json(&Cap::default())))
+        .replace(r#""disturbance":{}"#, &format!(r#""disturbance":{}"#, json(&Disturbance::default())));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+/// A finished search.
+pub struct Run {
+    pub history: Vec<Observation>,
+    pub outcome: Outcome,
+}
+
+impl Run {
+    pub fn winner(&self) -> Configuration {
+        let number = self.outcome.winner.unwrap_or_else(|| panic!("no winner: {self}"));
+        let o = self.history.iter().find(|o| o.trial == number).unwrap();
+        assert_eq!(o.purpose, Purpose::Confirm, "{self}");
+        assert_eq!(Some(&o.settings), self.outcome.settings.as_ref(), "{self}");
+        o.settings.clone()
+    }
+
+    pub fn launched(&self, settings: &str) -> bool {
+        self.history.iter().any(|o| o.settings.to_string() == settings)
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "\n{}\n{:#?}", table(&self.history), self.outcome)
+    }
+}
+
+pub fn table(history: &[Observation]) -> String {
+    let line = |o: &Observation| {
+        let rate = o.timing.as_ref().map_or(String::new(), |t| format!("{:.1}", t.samples_per_second));
+        format!(
+            "{:2} {:9} {:60} {:12} {:>6} {:?} MiB",
+            o.trial,
+            format!("{:?}", o.purpose),
+            o.settings.to_string(),
+            o.verdict.name(),
+            rate,
+            o.peak().map(|p| p / MIB)
+        )
+    };
+    history.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A configuration as one types it: `amp=bf16,checkpoint=all`.
+pub fn settings(text: &str) -> Configuration {
+    let mut c = Configuration::baseline();
+    for pair in text.split(',').filter(|p| !p.is_empty()) {
+        let (knob, value) = pair.split_once('=').unwrap();
+        let knob: Knob = knob.trim().parse().unwrap();
+        let value: Value = knob.parse_value(value).unwrap();
+        c.0.insert(knob, value);
+    }
+    c
+}

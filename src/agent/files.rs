@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use include_dir::{Dir, include_dir};
 
+use super::persistent::{self, AgentFile, NoPlace};
 use super::{MODE_VARIABLE, PLAN_VARIABLE};
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/src/agent/python");
@@ -27,6 +28,18 @@ impl AgentFiles {
     pub fn unpack(dir: &Path) -> io::Result<Self> {
         write(&FILES, dir)?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Makes sure that the agent is in a folder that stays, for production: below the user's cache, or below `/tmp`.
+    /// Nobody else can write to it, and it is put right when its content was altered.
+    ///
+    /// # Errors
+    /// [`NoPlace`] says of each place that was tried why it cannot be used.
+    pub fn persistent() -> Result<Self, NoPlace> {
+        let mut files = Vec::new();
+        collect(&FILES, &mut files);
+        let roots = persistent::roots(|name| std::env::var_os(name));
+        Ok(Self { dir: persistent::install(&files, &roots)? })
     }
 
     /// The folder that comes first on `PYTHONPATH`.
@@ -65,6 +78,15 @@ fn write(from: &Dir<'_>, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn collect<'a>(from: &'a Dir<'a>, out: &mut Vec<AgentFile<'a>>) {
+    out.extend(
+        from.files()
+            .filter(|f| f.path().extension().is_some_and(|e| e == "py"))
+            .map(|f| (f.path(), f.contents())),
+    );
+    from.dirs().filter(|d| !is_cache(d.path())).for_each(|d| collect(d, out));
+}
+
 /// Byte code that lay beside the sources when this binary was built.
 fn is_cache(path: &Path) -> bool {
     path.file_name().is_some_and(|n| n == "__pycache__")
@@ -98,6 +120,18 @@ mod tests {
         assert!(agent.dir().join("autofit_agent/session.py").is_file());
         assert!(agent.dir().join("autofit_agent/knobs/__init__.py").is_file());
         assert!(!agent.dir().join("autofit_agent/__pycache__").exists());
+    }
+
+    #[test]
+    fn production_gets_the_same_files() {
+        let mut files = Vec::new();
+        collect(&FILES, &mut files);
+        let dir = tempfile::tempdir().unwrap();
+        AgentFiles::unpack(dir.path()).unwrap();
+        assert!(files.len() > 10);
+        for (path, content) in files {
+            assert_eq!(fs::read(dir.path().join(path)).unwrap(), content);
+        }
     }
 
     #[test]

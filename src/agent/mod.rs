@@ -6,9 +6,11 @@
 //! imported; without `AUTOFIT_MODE` in the environment it does nothing at all.
 
 mod files;
+mod persistent;
 mod reader;
 
 pub use files::{AgentFiles, decode_config, encode_config};
+pub use persistent::NoPlace;
 pub use reader::EventReader;
 
 /// `trial` or `run`; without it the agent is inert.

@@ -3,6 +3,7 @@
 pub mod diagnose;
 pub mod environment;
 pub mod lookup;
+pub mod run;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
+use crate::agent::{decode_config, encode_config};
 use crate::model::{AgentPlan, Configuration, VERSION};
 
 /// The agent's plan for production, and what the launcher adds to the command.
@@ -57,7 +56,7 @@ impl RunDocument {
     /// # Errors
     /// None in practice: every field can be serialised.
     pub fn to_base64url(&self) -> serde_json::Result<String> {
-        Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(self)?))
+        encode_config(self)
     }
 
     /// Reads [`Self::to_base64url`]; padding is tolerated.
@@ -65,7 +64,7 @@ impl RunDocument {
     /// # Errors
     /// [`ConfigError`], with what to do.
     pub fn from_base64url(text: &str) -> Result<Self, ConfigError> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('='))?;
+        let bytes = decode_config(text)?;
         let value: serde_json::Value = serde_json::from_slice(&bytes)?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(v) if v != u64::from(VERSION) => Err(ConfigError::Version(v)),
@@ -153,7 +152,7 @@ pub(crate) mod tests {
     fn what_is_not_ours_is_told_apart() {
         assert!(matches!(RunDocument::from_base64url("a b"), Err(ConfigError::Encoding(_))));
         assert!(matches!(RunDocument::from_base64url("e30"), Err(ConfigError::Document(_))));
-        let other = URL_SAFE_NO_PAD.encode(r#"{"version":99}"#);
+        let other = encode_config(&serde_json::json!({"version": 99})).unwrap();
         assert!(matches!(RunDocument::from_base64url(&other), Err(ConfigError::Version(99))));
     }
 

@@ -11,7 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::config::{ConfigError, RunDocument};
+use crate::agent::{CONFIG_VARIABLE, MODE_VARIABLE};
 use crate::model::knob::env_safe;
+use crate::report::redact;
 use crate::report::style::one_line;
 
 /// The name of the file.
@@ -22,12 +24,6 @@ const HEAD: &str = "# autofit.env, written by autofit ";
 
 /// Readable by everybody: there is no secret in it.
 const MODE: u32 = 0o644;
-
-/// The mode for the agent.
-pub const MODE_VARIABLE: &str = "AUTOFIT_MODE";
-
-/// The document for the agent.
-pub const CONFIG_VARIABLE: &str = "AUTOFIT_CONFIG";
 
 /// Sentences for the head of the file.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +82,9 @@ pub enum EnvError {
     /// The file has no document.
     #[error("{0} has no AUTOFIT_CONFIG line; tune again (autofit -- COMMAND)")]
     NoConfig(PathBuf),
+    /// The document cannot be written.
+    #[error("AUTOFIT_CONFIG cannot be written: {0}")]
+    Document(#[from] serde_json::Error),
     /// A value that would not survive every reader.
     #[error("{name} would have the value `{value}`, which not every reader of .env files takes unharmed")]
     Unsafe {
@@ -110,7 +109,7 @@ pub fn render(document: &RunDocument, head: &Head) -> Result<String, EnvError> {
             let _ = writeln!(text, "# {label}: {words}{guard}");
         }
     };
-    comment("command", &shell_words::join(&head.command));
+    comment("command", &shell_words::join(redact::command(&head.command)));
     comment("tuned", &head.tuned);
     comment("settings", &head.settings);
     comment("confirmed", &head.confirmed);
@@ -121,7 +120,7 @@ pub fn render(document: &RunDocument, head: &Head) -> Result<String, EnvError> {
     } else {
         comment("use", &format!("autofit run -- COMMAND, or: set -a; . ./{FILE_NAME}; set +a"));
     }
-    let config = document.to_base64url().unwrap_or_default();
+    let config = without_secrets(document).to_base64url()?;
     let ours = [(MODE_VARIABLE, "run"), (CONFIG_VARIABLE, config.as_str())];
     let env = document.env.iter().map(|(k, v)| (k.as_str(), v.as_str()));
     for (name, value) in env.chain(ours) {
@@ -131,6 +130,13 @@ pub fn render(document: &RunDocument, head: &Head) -> Result<String, EnvError> {
         let _ = writeln!(text, "{name}={value}");
     }
     Ok(text)
+}
+
+/// The command in the agent's plan is only what it was tuned as: production puts the typed one in its place.
+fn without_secrets(document: &RunDocument) -> RunDocument {
+    let mut document = document.clone();
+    document.plan.argv = redact::command(&document.plan.argv);
+    document
 }
 
 /// Whether `autofit.env` can be written at `path`; to be asked before the first trial.

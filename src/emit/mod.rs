@@ -8,6 +8,7 @@
 pub mod config;
 pub mod env;
 pub mod fingerprint;
+pub mod installed;
 pub mod run;
 
 pub use config::RunDocument;

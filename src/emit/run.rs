@@ -1,10 +1,11 @@
 //! A document and the command that the user types -> arguments and environment of a production run.  Pure.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use super::config::RunDocument;
-use super::env::{CONFIG_VARIABLE, EnvFile, MODE_VARIABLE};
+use super::env::EnvFile;
+use crate::agent::{CONFIG_VARIABLE, MODE_VARIABLE};
 
 /// A production run, ready to be executed.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,15 +16,14 @@ pub struct Launch {
     pub env: BTreeMap<OsString, OsString>,
 }
 
-/// Puts the command, the file's variables and the agent together.  `pythonpath` is the user's own.
+/// Puts the command, the file's variables and the agent together.  `pythonpath` has the agent first.
 ///
 /// # Errors
 /// None in practice: the document can be serialised again.
 pub fn launch(
     file: &EnvFile,
     command: &[OsString],
-    agent: &OsStr,
-    pythonpath: Option<&OsStr>,
+    pythonpath: OsString,
     device_cap: Option<u64>,
 ) -> serde_json::Result<Launch> {
     let argv: Vec<OsString> =
@@ -36,22 +36,44 @@ pub fn launch(
         file.variables.iter().map(|(k, v)| (k.into(), v.into())).collect();
     env.insert(MODE_VARIABLE.into(), "run".into());
     env.insert(CONFIG_VARIABLE.into(), document.to_base64url()?.into());
-    env.insert("PYTHONPATH".into(), prepend(agent, pythonpath));
+    env.insert("PYTHONPATH".into(), pythonpath);
     Ok(Launch { argv, env })
 }
 
-/// The agent first, what the user has after it.
-fn prepend(agent: &OsStr, pythonpath: Option<&OsStr>) -> OsString {
-    let mut path = agent.to_owned();
-    if let Some(own) = pythonpath.filter(|p| !p.is_empty()) {
-        path.push(":");
-        path.push(own);
+/// The option of a Python command that makes it ignore PYTHONPATH or `sitecustomize`, and with them the agent:
+/// `-I`, `-E` or `-S`.
+pub fn ignores_environment(command: &[OsString]) -> Option<String> {
+    let mut words = command.iter().map(|w| w.to_string_lossy());
+    let program = words.next()?;
+    let name = program.rsplit('/').next().unwrap_or_default();
+    if !name.starts_with("python") {
+        return None;
     }
-    path
+    while let Some(word) = words.next() {
+        let letters = word.strip_prefix('-').filter(|l| !l.starts_with('-'))?;
+        for (at, letter) in letters.char_indices() {
+            match letter {
+                'I' | 'E' | 'S' => return Some(format!("-{letter}")),
+                // What follows is a module or a program, no longer an option.
+                'm' | 'c' => return None,
+                // These take the rest of the word, or the next one.
+                'W' | 'X' => {
+                    if at + 1 == letters.len() {
+                        words.next();
+                    }
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
     use crate::emit::config::tests::document;
 
@@ -62,7 +84,7 @@ mod tests {
     #[test]
     fn recorded_arguments_follow_what_the_user_typed() {
         let typed: Vec<OsString> = ["python", "train.py", "--lr", "1"].map(Into::into).to_vec();
-        let l = launch(&file(), &typed, OsStr::new("/agent"), Some(OsStr::new("/mine")), Some(7)).unwrap();
+        let l = launch(&file(), &typed, "/agent:/mine".into(), Some(7)).unwrap();
         assert_eq!(l.argv, ["python", "train.py", "--lr", "1", "--workers", "2"]);
         assert_eq!(l.env[OsStr::new("PYTHONPATH")], "/agent:/mine");
         assert_eq!(l.env[OsStr::new("OMP_NUM_THREADS")], "2");
@@ -74,8 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_pythonpath_does_not_become_the_working_directory() {
-        let l = launch(&file(), &["x".into()], OsStr::new("/agent"), Some(OsStr::new("")), None).unwrap();
-        assert_eq!(l.env[OsStr::new("PYTHONPATH")], "/agent");
+    fn a_python_that_would_not_see_the_agent_is_known() {
+        let flag = |line: &str| ignores_environment(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(flag("python -I train.py").as_deref(), Some("-I"));
+        assert_eq!(flag("/opt/bin/python3.11 -uE train.py").as_deref(), Some("-E"));
+        assert_eq!(flag("python -W ignore -S train.py").as_deref(), Some("-S"));
+        for fine in [
+            "python train.py -I",
+            "python -u train.py",
+            "python -m pkg -E",
+            "python -X dev train.py",
+            "torchrun -I",
+        ] {
+            assert_eq!(flag(fine), None, "{fine}");
+        }
     }
 }

@@ -19,6 +19,7 @@
 mod abilities;
 mod attend;
 pub mod exec;
+pub mod foreground;
 pub mod helper;
 mod launch;
 pub mod limits;

@@ -261,7 +261,7 @@ def production(bench, name, tuned, cap, *, confirmed, seconds):
         "--",
         sys.executable,
         name + ".py",
-        *EXAMPLES[name],
+        *EXAMPLES[name].split(),
     ]
     status, out, err, peak, took = bench.autofit(words, seconds)
     text = out + err

@@ -81,7 +81,16 @@ class DeviceCap:
 
 
 class _Memory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+    """nvmlMemory_v2_t.  The older structure counts the driver's own reserve (hundreds of MiB) as used, which
+    CUDA's total and free leave out."""
+
+    _fields_ = [
+        ("version", ctypes.c_uint),
+        ("total", ctypes.c_ulonglong),
+        ("reserved", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]
 
 
 def used_by_uuid():
@@ -91,7 +100,7 @@ def used_by_uuid():
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return used
-    if nvml.nvmlInit_v2() != 0:
+    if not hasattr(nvml, "nvmlDeviceGetMemoryInfo_v2") or nvml.nvmlInit_v2() != 0:
         return used
     try:
         count = ctypes.c_uint()
@@ -99,11 +108,11 @@ def used_by_uuid():
         for index in range(count.value):
             device = ctypes.c_void_p()
             text = ctypes.create_string_buffer(96)
-            figures = _Memory()
+            figures = _Memory(version=ctypes.sizeof(_Memory) | 2 << 24)
             if (
                 nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
                 and nvml.nvmlDeviceGetUUID(device, text, len(text)) == 0
-                and nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(figures)) == 0
+                and nvml.nvmlDeviceGetMemoryInfo_v2(device, ctypes.byref(figures)) == 0
             ):
                 used[text.value.decode("ascii", "replace").replace("GPU-", "", 1)] = figures.used
     finally:

@@ -83,3 +83,51 @@ fn the_collected_outputs() {
     assert_eq!(n, 89);
     assert!(wrong.is_empty(), "{} of {n} are read wrongly:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    text: String,
+    end: Option<End>,
+    kind: FailureKind,
+    fragmentation: Option<bool>,
+    #[serde(default)]
+    fields: FailureFields,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+struct End {
+    exit: Option<i32>,
+    signal: Option<i32>,
+}
+
+#[test]
+fn the_outputs_written_by_hand() {
+    let cases = std::fs::read_to_string(folder("corpus-extra").join("cases.yaml")).unwrap();
+    let cases: Vec<Case> = serde_yaml::from_str(&cases).unwrap();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let end = case.end.as_ref().and_then(|e| match (e.exit, e.signal) {
+            (Some(code), _) => Some(ProcessEnd::Exited { code }),
+            (None, Some(signal)) => Some(ProcessEnd::Signaled { signal }),
+            (None, None) => None,
+        });
+        let read = read_failure(&case.text, end.as_ref());
+        if (read.kind, read.fragmentation) != (case.kind, case.fragmentation) || read.fields != case.fields {
+            wrong.push(format!(
+                "{}: {:?} {:?} {:?} by {:?}\n     not {:?} {:?} {:?}",
+                case.name,
+                read.kind,
+                read.fragmentation,
+                read.fields,
+                read.evidence,
+                case.kind,
+                case.fragmentation,
+                case.fields
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} are read wrongly:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}

@@ -16,6 +16,8 @@ pub struct End {
     pub code: Option<i32>,
     /// The signal's name.
     pub signal: Option<String>,
+    /// A launcher names it as the first failure.
+    pub root: bool,
     /// Where the text says so, in bytes; absent when it comes from the process itself.
     pub at: Option<usize>,
 }
@@ -29,6 +31,7 @@ static CODES: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"\bexit(?:ed)?(?: with)?(?: an?)?(?: non-zero)? ?(?:code|status)(?: of)?\s*[:=]?\s*\(?(-?\d+)",
         r"\bexit_?code\W{0,3}[:=]\s*(-?\d+)",
         r"finished with exit code (-?\d+)",
+        r"(?m)^\[\d+\]\S?\s+Exit (\d+)\b",
         r"terminated with (?:exit )?(?:code|status)\s*[:=]?\s*(-?\d+)",
     ]
     .into_iter()
@@ -43,7 +46,9 @@ static SIGNALS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"died with <Signals\.(SIG[A-Z0-9]+)",
         r"(?:terminated|killed|interrupted|stopped) (?:with|by) signal:?\s*(?:\d+\s*[:,(]\s*)?(SIG[A-Z0-9]+)",
         r"\{(SIG[A-Z0-9]+)\(-\d+\)",
-        r"(?:terminated|killed|exited|interrupted) (?:with|by|on|from) signal:?\s*(\d+)",
+        r"(?:terminated|killed|exited|interrupted|died) (?:with|by|on|from) signal:?\s*(\d+)",
+        r"\(signal (\d+)\)",
+        r"^\W*Signal: [a-z ]+\((\d+)\)",
         r"is killed by signal:\s*(Killed|Bus error|Segmentation fault|Aborted|Terminated|Illegal instruction|Floating point exception|Interrupt|Hangup)",
         r"^Killed: (9)$",
     ]
@@ -64,7 +69,7 @@ static USAGE: LazyLock<Regex> = LazyLock::new(|| {
 /// `KeyboardInterrupt` as the last word of a traceback.
 static INTERRUPT: LazyLock<Regex> = LazyLock::new(|| compile(r"(?m)^KeyboardInterrupt\b"));
 static EXCEPTION: LazyLock<Regex> =
-    LazyLock::new(|| compile(r"(?m)^(?:[\w.]+\.)?\w+(?:Error|Exception|Interrupt|Exit)\b"));
+    LazyLock::new(|| compile(r"(?m)^(?:[\w.]+\.)?\w+(?-i:Error|Exception|Interrupt|Exit)\b"));
 
 /// What the text says about the end, completed by what is known about the process.
 pub fn read(text: &str, end: Option<&ProcessEnd>) -> End {
@@ -90,7 +95,7 @@ pub fn read(text: &str, end: Option<&ProcessEnd>) -> End {
 fn stated(text: &str) -> End {
     // Of several ranks the one that failed first counts.
     let from = ROOT_CAUSE.find_iter(text).last().map_or(0, |m| m.start());
-    let at_root = in_part(text, from);
+    let at_root = End { root: true, ..in_part(text, from) };
     if from > 0 && (at_root.code.is_some() || at_root.signal.is_some()) {
         return at_root;
     }
@@ -129,10 +134,10 @@ fn implied(text: &str) -> End {
     if let Some(m) = INTERRUPT.find_iter(text).last()
         && last.is_some_and(|l| l.start() == m.start())
     {
-        return End { code: Some(130), signal: Some("SIGINT".to_owned()), at: Some(m.start()) };
+        return End { code: Some(130), signal: Some("SIGINT".to_owned()), at: Some(m.start()), root: false };
     }
     match USAGE.find(text) {
-        Some(m) => End { code: Some(2), signal: None, at: Some(m.start()) },
+        Some(m) => End { code: Some(2), at: Some(m.start()), ..End::default() },
         None => End::default(),
     }
 }

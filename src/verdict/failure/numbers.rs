@@ -82,13 +82,17 @@ fn first(patterns: &[SizePattern], text: &str) -> Option<u64> {
     patterns.iter().find_map(|p| p.find(text))
 }
 
-/// The message that begins about `start`, up to the next one.
-pub fn message(text: &str, start: usize) -> &str {
-    let part = cut(text, start, MESSAGE);
-    let own = HEAD.find(part).map_or(0, |m| if m.start() < 120 { m.end() } else { 0 });
+/// The message whose deciding phrase begins at `phrase`, on the line that begins at `line`, up to the next message.
+pub fn message(text: &str, line: usize, phrase: usize) -> &str {
+    // What stands in front of the phrase on its line belongs to it, but not a whole log on one line.
+    let from = line.max(phrase.saturating_sub(400));
+    let part = cut(text, from, MESSAGE);
+    let at = (phrase - from).min(part.len());
+    let at = (0..=at).rev().find(|i| part.is_char_boundary(*i)).unwrap_or(0);
+    let own = HEAD.find_at(part, at).map_or(at, |m| if m.start() < at + 200 { m.end() } else { at });
     match HEAD.find_at(part, own) {
-        Some(next) if next.start() > 0 => &part[..next.start()],
-        _ => part,
+        Some(next) => &part[..next.start()],
+        None => part,
     }
 }
 
@@ -145,6 +149,7 @@ static HOST_REQUEST: LazyLock<Vec<SizePattern>> = LazyLock::new(|| {
         r"unable to mmap {}",
         r"Insufficient memory\) Failed to allocate {}",
         r"malloc of size ([0-9]+)() failed",
+        r"memory allocation of {} failed",
         r"(?:failed|unable) to allocate {}",
         r"Trying to allocate {}",
         r"\(size ([0-9]+)()\)",
@@ -160,10 +165,11 @@ static HOST_LIMIT: LazyLock<Vec<SizePattern>> = LazyLock::new(|| {
         r"exceeded limit ([0-9]+)\s*(kb|mb|gb)",
         r"memory: usage [0-9]+ ?kB, limit ([0-9]+) ?(kB)",
         r"of {} (?:physical|virtual) memory used",
-        r"task was running was [0-9.]+ ?[KMGT]i?B / {}",
+        r"was running was [0-9.]+ ?[KMGT]i?B / {}",
         r"Memory limit of {}",
         r"Total Requested Memory\s*: {}",
         r"Memory Limit\s*: {}",
+        r"Memory Efficiency\s*: [0-9.]+% of {}",
     ]
     .into_iter()
     .map(SizePattern::new)
@@ -233,8 +239,8 @@ mod tests {
     fn a_message_ends_where_the_next_begins() {
         let two = "CUDA out of memory. Tried to allocate 1.00 GiB\nCUDA out of memory. Tried to allocate 2.00 GiB \
                    (GPU 0; 4.00 GiB total capacity)";
-        assert_eq!(of_device(message(two, 0)).total_bytes, None);
-        assert_eq!(of_device(message(two, 46)).requested_bytes, gib(2.0));
+        assert_eq!(of_device(message(two, 0, 0)).total_bytes, None);
+        assert_eq!(of_device(message(two, 46, 46)).requested_bytes, gib(2.0));
     }
 
     #[test]

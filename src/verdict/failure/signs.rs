@@ -18,6 +18,8 @@ pub enum Sign {
     Library,
     /// The host refused, or something killed for memory.
     Host,
+    /// Memory ran out, the phrase does not say which.
+    Unnamed,
     /// Shared memory ran out.
     Shm,
     /// Too many open files.
@@ -46,7 +48,7 @@ const GPU: &[&str] = &[
     r"\bcudaMalloc\w*[^\n]{0,60}out of memory|failed to cudaMalloc|\bhipMalloc\w*[^\n]{0,60}out of memory",
     r"\bTriton Error \[\w+\]: out of memory",
     r"NvMapMemAlloc\w*\W[^\n]{0,40}\berror 12\b",
-    r"Out of memory allocating [\d,]+ bytes",
+    r"Out of memory allocating [\d,]+ bytes \(allocated so far",
     r"not enough (?:GPU |video |device |graphics ){1,2}memory",
     r"(?:GPU|device|video) memory (?:is )?exhausted",
     r"out of (?:GPU|device|video|graphics) memory",
@@ -71,16 +73,17 @@ const GPU: &[&str] = &[
 const LIBRARY: &[&str] = &[
     r"\b(?:CU|HIP|ROC)[A-Z]*_STATUS_(?:ALLOC_FAILED|ALLOCATION_FAILED|INSUFFICIENT_RESOURCES)\b",
     r"\bCUBLAS_STATUS_NOT_INITIALIZED\b|\bHIPBLAS_STATUS_NOT_INITIALIZED\b|\bCUSPARSE_STATUS_NOT_INITIALIZED\b",
+    r"\bCUBLAS_STATUS_INTERNAL_ERROR\b[^\n]{0,40}cublasCreate",
     r"\bCUDNN_STATUS_(?:NOT_INITIALIZED|INTERNAL_ERROR)\b",
     r"\bCUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED\b",
     r"\bCUSOLVER_STATUS_(?:INTERNAL_ERROR|NOT_INITIALIZED)\b[^\n]{0,40}cusolver\w*Create",
     r"\b(?:CU|HIP)FFT_(?:ALLOC_FAILED|INTERNAL_ERROR)\b",
     r"\brocblas_status_memory_error\b|\bmiopenStatusAllocFailed\b|\bmiopenStatus\w*Memory\w*",
     r"\bMIOpen\b[^\n]{0,120}(?:out of memory|memory allocation|OutOfMemory)",
-    r"Unable to find a valid cuDNN algorithm|(?:GET|FIND) was unable to find an engine",
+    r"Unable to find a valid cuDNN algorithm|no valid convolution algorithms available|(?:GET|FIND) was unable to find an engine",
     r"\b(?:Cuda|HIP) failure (?:\d+ )?'out of memory'",
     r"\bNCCL WARN\b[^\n]{0,160}(?:out of memory|Failed to CUDA (?:malloc|calloc|alloc))",
-    r"\bNVML_SUCCESS == r\b",
+    r"\bNVML_SUCCESS == (?:r|DriverAPI)\b",
     r"cublas runtime error : (?:the library was not initialized|resource allocation failed|library not initialized)",
     r"\bcudnn\w*[^\n]{0,80}(?:workspace)[^\n]{0,40}(?:out of memory|not enough memory|allocation failed)",
     r"\bMAGMA\b[^\n]{0,120}(?:out of memory|memory allocation|alloc failed)|\bMAGMA_ERR_(?:DEVICE|HOST)_ALLOC\b",
@@ -99,6 +102,7 @@ const HOST: &[&str] = &[
     r"\bWinError (?:8|14|1450|1455)\b|paging file is too small|页面文件太小|Auslagerungsdatei ist zu klein|fichier de pagination est insuffisant|archivo de paginación es demasiado pequeño|arquivo de paginação é muito pequeno|файл подкачки слишком мал|ページング ファイルが小さすぎる",
     r"Impossible d'allouer de la mémoire|Nicht genügend Hauptspeicher|无法分配内存|No se pudo asignar memoria|Impossibile allocare memoria|Não (?:é )?possível alocar memória",
     r"Insufficient memory\) Failed to allocate|\bOpenCV\b[^\n]{0,200}OutOfMemoryError",
+    r"\bmemory allocation of \d+ bytes failed|Memory allocation still failed|\blibgomp: Out of memory|virtual memory exhausted",
     r"\bmalloc of size \d+ failed|\bmmap failed\b|\bfailed to mmap\b|\bMALLOC failed\b",
     r"\bOOM when allocating tensor\b[^\n]{0,300}\bCPU\b|\bjava\.lang\.OutOfMemoryError\b",
     r"\b(?:UR_RESULT|PI|ZE_RESULT)_ERROR_OUT_OF_HOST_MEMORY|HOST_ALLOCATION_FAILED\b",
@@ -114,9 +118,15 @@ const HOST: &[&str] = &[
     r"Memory limit (?:of [^\n]{1,20} )?exceeded|exceeded (?:its |the )?memory limit|memory limit exceeded|Exceeded memory",
     r"session crashed after using all available RAM|tried to allocate more memory than is available",
     // Schedulers.
-    r"exceeded (?:job |step |virtual |resident )*memory limit|being killed[^\n]{0,20}memory|: Out Of Memory\b|\bOUT_OF_ME(?:MORY|\+)",
+    r"exceeded (?:job |step |virtual |resident )*memory limit|being killed[^\n]{0,20}memory|\btasks? [\d,-]+: Out Of Memory\b|\bOUT_OF_ME(?:MORY|\+)",
     r"\bTERM_MEMLIMIT\b|\bTERM_SWAP\b|job killed: v?mem|job killed after reaching LSF (?:memory|swap)|p?v?mem \d+kb exceeded limit|job has (?:exceeded|gone over) (?:its )?(?:memory|request_memory)|exceeds? (?:the )?(?:memory request|request_memory)",
     r"excessive memory usage causing the Operating System to kill",
+];
+
+const UNNAMED: &[&str] = &[
+    r"(?:Error|exception|failed|fatal)\b[^\n]{0,60}\bout of memory\b",
+    r"(?:failed|unable|could not|cannot|can'?t|not enough memory) (?:to )?allocate (?:\d|memory|enough|more)",
+    r"\bnot enough memory\b|\binsufficient memory\b",
 ];
 
 const SHM: &[&str] = &[
@@ -125,7 +135,7 @@ const SHM: &[&str] = &[
     r"unable to allocate shared memory ?\(shm\)",
     r"unable to open shared memory object",
     r"while creating shared memory segment|Failed to (?:create|open|map) shared memory|shm_open[^\n]{0,80}fail",
-    r"/dev/shm[^\n]{0,120}(?:No space left|is full|exhausted|too small)|(?:No space left|Disk quota exceeded)[^\n]{0,120}/dev/shm",
+    r"/dev/shm[^\n]{0,120}(?:No space left|is full|exhausted|too small)|failed to extend /dev/shm|(?:No space left|Disk quota exceeded)[^\n]{0,120}/dev/shm",
     r"\bbus error encountered in worker|killed by signal: Bus error",
 ];
 
@@ -141,7 +151,7 @@ const WORKER: &[&str] = &[
 ];
 
 const BROKEN: &[&str] = &[
-    r"device-side assert triggered|\bAssertion `[^`'\n]*[`'] failed",
+    r"device-side assert triggered|\bAssertion [^\n]{1,300}? failed\b",
     r"an illegal memory access was encountered|\bcudaErrorIllegalAddress\b|misaligned address",
     r"uncorrectable ECC error|unspecified launch failure|\bXid \d+\b",
 ];
@@ -151,6 +161,7 @@ static TABLES: LazyLock<Vec<(Sign, Regex)>> = LazyLock::new(|| {
         (Sign::Gpu, GPU),
         (Sign::Library, LIBRARY),
         (Sign::Host, HOST),
+        (Sign::Unnamed, UNNAMED),
         (Sign::Shm, SHM),
         (Sign::Files, FILES),
         (Sign::Worker, WORKER),
@@ -195,6 +206,7 @@ mod tests {
             ("torch.OutOfMemoryError", Sign::Gpu),
             ("CUBLAS_STATUS_ALLOC_FAILED", Sign::Library),
             ("MemoryError", Sign::Host),
+            ("fatal error: runtime: out of memory", Sign::Unnamed),
             ("unable to write to file </torch_1_2>", Sign::Shm),
             ("received 0 items of ancdata", Sign::Files),
             ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", Sign::Worker),

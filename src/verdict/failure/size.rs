@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 /// A size in a pattern: the number and its unit are two groups.
-pub const SIZE: &str = r"([0-9][0-9,]*(?:\.[0-9]+)?)\s*([KMGTPkmgtp]i?[Bb]?|[Bb]ytes?|B)\b";
+pub const SIZE: &str = r"([0-9][0-9,]*(?:\.[0-9]*)?)\s*([KMGTPkmgtp]i?[Bb]?|[Bb]ytes?|B)\b";
 
 /// Larger "sizes" are a limit that is not set, or a difference that went below zero.
 const ABSURD: f64 = (1_u64 << 60) as f64;

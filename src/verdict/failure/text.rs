@@ -92,9 +92,26 @@ pub fn cut(text: &str, from: usize, length: usize) -> &str {
 
 /// Colours and cursor movements, titles of terminal windows.
 static ESCAPES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|\[\d+(?:;\d+)*m")
+    Regex::new(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|\[\d+(?:;\d+)*m|\\u001b\[[\d;]*m|\\x1b\[[\d;]*m|\\033\[[\d;]*m")
         .expect("a fixed pattern")
 });
+
+/// HTML of saved notebooks and pages.
+static TAGS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"</?(?:span|pre|code|p|div|b|i|em|strong|font|td|tr|a)(?:\s[^<>]*)?>")
+        .expect("a fixed pattern")
+});
+const ENTITIES: &[(&str, &str)] = &[
+    ("&gt;", ">"),
+    ("&lt;", "<"),
+    ("&quot;", "\""),
+    ("&#39;", "'"),
+    ("&#x27;", "'"),
+    ("&nbsp;", " "),
+    ("&amp;", "&"),
+    ("<br>", "\n"),
+    ("<br/>", "\n"),
+];
 
 /// What launchers, containers and mail programs put in front of each line.
 static PREFIX: LazyLock<Regex> = LazyLock::new(|| {
@@ -123,6 +140,12 @@ static FRAME: LazyLock<Regex> =
 /// The words alone: one line a line, without colours, prefixes and echoes of source code.
 pub fn clean(text: &str) -> String {
     let text = ESCAPES.replace_all(text, "");
+    let mut text = TAGS.replace_all(&text, "").into_owned();
+    for (entity, plain) in ENTITIES {
+        if text.contains(entity) {
+            text = text.replace(entity, plain);
+        }
+    }
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -144,6 +167,8 @@ pub fn clean(text: &str) -> String {
             '。' => plain.push_str(". "),
             '‘' | '’' => plain.push('\''),
             '“' | '”' => plain.push('"'),
+            // Markdown.
+            '`' => {}
             '*' if chars.peek() == Some(&'*') => {
                 chars.next();
             }

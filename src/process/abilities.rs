@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::helper::protocol::{Report, Spec, Stage, send_spec};
 use super::launch::spawn_helper;
-use crate::sandbox::{View, What, scratch::Scratch};
+use crate::sandbox::{View, What, landlock, scratch::Scratch};
 
 /// What trials can be given here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Abilities {
     pub namespaces: Result<bool, String>,
     /// Overlay views over the file system, or the system's refusal.
     pub overlay: Result<(), String>,
+    /// Version of Landlock's interface, if there is one.
+    pub landlock: Option<i32>,
 }
 
 /// Tries it once for the life of this process: a helper is started twice and leaves at once.
@@ -27,7 +29,7 @@ pub fn abilities() -> &'static Abilities {
             Ok(_) => probe_overlay(),
             Err(error) => Err(error.clone()),
         };
-        Abilities { namespaces, overlay }
+        Abilities { namespaces, overlay, landlock: landlock::version() }
     })
 }
 
@@ -54,6 +56,7 @@ fn probe(view: Option<View>) -> Result<bool, (Option<Stage>, String)> {
         cwd: PathBuf::from("/").into_os_string(),
         namespaces: true,
         view,
+        writable_only: None,
         data_limit: None,
     };
     let mut answer = String::new();

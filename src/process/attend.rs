@@ -19,7 +19,7 @@ use super::output::{Output, Stream};
 use super::running::{Containment, Ended, Running, Shared, State};
 use super::tree;
 use crate::model::observation::{Cap, ProcessEnd};
-use crate::sandbox::scratch::Scratch;
+use crate::sandbox::{Kind, scratch::Scratch};
 
 /// How long output may stay open after the command's end before somebody is said to hold it.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -42,6 +42,7 @@ pub(super) struct Attended {
     pub containment: Containment,
     pub grace: Duration,
     pub scratch: Option<Scratch>,
+    pub kind: Kind,
 }
 
 /// The means to end a trial and to see its processes.
@@ -158,7 +159,7 @@ pub(super) fn begin(
             }
         }
     };
-    let Attended { mut child, output, group, pid, cap, containment, grace, scratch } = attended;
+    let Attended { mut child, output, group, pid, cap, containment, grace, scratch, kind } = attended;
     if !started {
         drop(reports);
         drop(socket);
@@ -190,6 +191,7 @@ pub(super) fn begin(
         shared: Arc::clone(&shared),
         control: control.clone(),
         containment,
+        kind,
         cap: cap.clone(),
         grace,
         began,

@@ -166,12 +166,11 @@ impl Failure {
 }
 
 fn attempt(launch: &Launch, prepared: Prepared) -> Result<Running, Failure> {
-    let Prepared { namespaces, view, scratch, mut notes } = prepared;
+    let Prepared { argv, env, cwd, namespaces, kind, view, writable_only, scratch, mut notes } = prepared;
     let place = |path: &Path| {
         let path = path.to_owned();
         move |error| Failure::Place { path, error }
     };
-    std::fs::create_dir_all(&launch.trial_dir).map_err(place(&launch.trial_dir))?;
     let output = Output::create(&launch.log).map_err(place(&launch.log))?;
     let group = Group::create(launch.memory_limit)
         .map_err(|error| notes.push(format!("no memory cgroup for trials: {error}")))
@@ -181,11 +180,12 @@ fn attempt(launch: &Launch, prepared: Prepared) -> Result<Running, Failure> {
         None => limits::rlimit_cap(launch.memory_limit),
     };
     let spec = Spec {
-        argv: launch.argv.clone(),
-        env: launch.env.clone(),
-        cwd: launch.cwd.clone().into_os_string(),
+        argv,
+        env,
+        cwd: cwd.into_os_string(),
         namespaces,
         view,
+        writable_only: writable_only.map(|places| places.into_iter().map(PathBuf::into_os_string).collect()),
         data_limit: if group.is_some() { None } else { launch.memory_limit },
     };
     let (child, socket) = spawn_helper(Stdio::piped)
@@ -197,7 +197,8 @@ fn attempt(launch: &Launch, prepared: Prepared) -> Result<Running, Failure> {
         (false, None) => Containment::ProcessGroup,
     };
     let record = Record::of(pid, group.as_ref());
-    let mut attended = Attended { child, output, group, pid, cap, containment, grace: launch.grace, scratch };
+    let mut attended =
+        Attended { child, output, group, pid, cap, containment, grace: launch.grace, scratch, kind };
     // The cgroup first: everything that is born later is born in it.
     let handed_over = (|| {
         if let Some(group) = &attended.group {

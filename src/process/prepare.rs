@@ -1,15 +1,25 @@
 //! What is decided before a helper is started: how strongly a trial is contained and how its files are protected.
 
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
 use super::abilities::abilities;
 use super::launch::{Launch, StartError};
 use crate::sandbox::scratch::{Scratch, sweep};
-use crate::sandbox::{self, Isolation, View, Wanted};
+use crate::sandbox::{self, Kind, View, Wanted};
 
 /// The decisions.
 pub(super) struct Prepared {
+    pub argv: Vec<OsString>,
+    pub env: Vec<(OsString, OsString)>,
+    pub cwd: PathBuf,
     pub namespaces: bool,
+    pub kind: Kind,
     pub view: Option<View>,
-    /// Holds what the view needs; lives as long as the trial.
+    /// Landlock's allow-list.
+    pub writable_only: Option<Vec<PathBuf>>,
+    /// Holds what the trial writes; lives as long as it.
     pub scratch: Option<Scratch>,
     /// Sentences on everything that is weaker than it could be.
     pub notes: Vec<String>,
@@ -17,48 +27,125 @@ pub(super) struct Prepared {
 
 pub(super) fn prepare(launch: &Launch) -> Result<Prepared, StartError> {
     let abilities = abilities();
-    let mut notes = Vec::new();
+    let kind =
+        sandbox::choose(launch.isolation, abilities).map_err(|e| StartError::Isolation(e.to_string()))?;
+    let mut prepared = Prepared {
+        argv: launch.argv.clone(),
+        env: launch.env.clone(),
+        cwd: launch.cwd.clone(),
+        namespaces: abilities.namespaces.is_ok(),
+        kind,
+        view: None,
+        writable_only: None,
+        scratch: None,
+        notes: Vec::new(),
+    };
     if let Err(error) = &abilities.namespaces {
-        notes.push(format!("no PID namespace here ({error}): a daemon of the script may escape"));
+        prepared.notes.push(format!("no PID namespace here ({error}): a daemon of the script may escape"));
     }
-    let namespaces = abilities.namespaces.is_ok();
-    let mut prepared = Prepared { namespaces, view: None, scratch: None, notes };
-    match (launch.isolation, &abilities.overlay) {
-        (Isolation::None, _) => {}
-        (Isolation::Auto | Isolation::Overlay, Ok(())) => overlay(launch, &mut prepared)?,
-        (Isolation::Overlay, Err(error)) => {
-            return Err(StartError::Isolation(format!("overlay views: {error}")));
-        }
-        (Isolation::Auto | Isolation::Landlock | Isolation::Copy, _) => {
-            return Err(StartError::Isolation("this kind is not built yet".to_owned()));
-        }
+    std::fs::create_dir_all(&launch.trial_dir).map_err(place(&launch.trial_dir))?;
+    match kind {
+        Kind::None => {}
+        Kind::Overlay => overlay(launch, &mut prepared)?,
+        Kind::Landlock | Kind::Copy => copy(launch, &mut prepared)?,
     }
     Ok(prepared)
 }
 
+fn place(path: &Path) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::Place { path: path.to_owned(), error }
+}
+
+fn refused(error: io::Error) -> StartError {
+    StartError::Isolation(error.to_string())
+}
+
+/// What is really written: what the user shares, and what is ours.
+fn real(launch: &Launch) -> Result<Vec<PathBuf>, StartError> {
+    let all = launch.writable.iter().chain(&launch.share).chain(std::iter::once(&launch.trial_dir));
+    all.map(|path| path.canonicalize().map_err(place(path))).collect()
+}
+
 fn overlay(launch: &Launch, prepared: &mut Prepared) -> Result<(), StartError> {
-    let refused = |e: std::io::Error| StartError::Isolation(e.to_string());
     sweep();
     let scratch = Scratch::create().map_err(refused)?;
-    std::fs::create_dir_all(&launch.trial_dir)
-        .map_err(|error| StartError::Place { path: launch.trial_dir.clone(), error })?;
-    let ours = launch.writable.iter().chain(&launch.share).chain(std::iter::once(&launch.trial_dir));
-    let real =
-        ours.map(|path| path.canonicalize().map_err(|error| StartError::Place { path: path.clone(), error }));
     let caches = launch
         .cache_layer
         .as_ref()
-        .map(|kept| std::fs::create_dir_all(kept).and_then(|()| kept.canonicalize()).map_err(refused));
+        .map(|kept| std::fs::create_dir_all(kept).and_then(|()| kept.canonicalize()).map_err(place(kept)));
     let mut places = sandbox::caches(&launch.env);
     places.extend(launch.caches.iter().cloned());
     let wanted = Wanted {
         scratch: scratch.path().to_owned(),
-        real: real.collect::<Result<_, _>>()?,
+        real: real(launch)?,
+        cwd: launch.cwd.clone(),
         named: sandbox::named(&launch.argv, &launch.cwd, &launch.env),
         caches: caches.transpose()?.map(|kept| (places, kept)),
         mapped_only: abilities().namespaces == Ok(true),
     };
-    prepared.view = Some(sandbox::cover(&wanted).map_err(refused)?);
+    let (view, notes) = sandbox::cover(&wanted).map_err(refused)?;
+    prepared.view = Some(view);
+    prepared.notes.extend(notes);
     prepared.scratch = Some(scratch);
     Ok(())
+}
+
+/// The script runs in a copy; with Landlock, writing elsewhere is denied.
+fn copy(launch: &Launch, prepared: &mut Prepared) -> Result<(), StartError> {
+    sweep();
+    let scratch = Scratch::create().map_err(refused)?;
+    let cwd = launch
+        .cwd
+        .canonicalize()
+        .map_err(|e| StartError::WorkingDirectory { path: launch.cwd.clone(), error: e.to_string() })?;
+    let copied = sandbox::copy(&cwd, scratch.path()).map_err(refused)?;
+    let temporary = scratch.path().join("tmp");
+    std::fs::create_dir(&temporary).map_err(place(&temporary))?;
+    for argument in &mut prepared.argv {
+        for known in [&cwd, &launch.cwd] {
+            *argument = sandbox::rewrite(argument, known, &copied.cwd);
+        }
+    }
+    set(&mut prepared.env, "PWD", copied.cwd.clone().into());
+    for name in ["TMPDIR", "TMP", "TEMP"] {
+        set(&mut prepared.env, name, temporary.clone().into());
+    }
+    let mut places = sandbox::caches(&prepared.env);
+    if let Some(kept) = &launch.cache_layer {
+        // They cannot be views here; what has a variable of its own is moved.
+        for (name, below) in [("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")] {
+            let dir = kept.join(below);
+            if !prepared.env.iter().any(|(n, _)| n == name) && std::fs::create_dir_all(&dir).is_ok() {
+                set(&mut prepared.env, name, dir.clone().into());
+                places.push(dir);
+            }
+        }
+    }
+    if !copied.linked.is_empty() {
+        let first: Vec<String> = copied.linked.iter().take(3).map(|p| p.display().to_string()).collect();
+        prepared.notes.push(format!(
+            "too large to copy, so {}: {} of {}",
+            if prepared.kind == Kind::Copy {
+                "trials see the real one and can change it"
+            } else {
+                "read-only in trials"
+            },
+            first.join(", "),
+            copied.linked.len()
+        ));
+    }
+    if prepared.kind == Kind::Landlock {
+        places.extend(real(launch)?);
+        places.extend(["/dev", "/proc"].map(PathBuf::from));
+        places.push(scratch.path().to_owned());
+        prepared.writable_only = Some(places);
+    }
+    prepared.cwd = copied.cwd;
+    prepared.scratch = Some(scratch);
+    Ok(())
+}
+
+fn set(env: &mut Vec<(OsString, OsString)>, name: &str, value: OsString) {
+    env.retain(|(n, _)| n != name);
+    env.push((name.into(), value));
 }

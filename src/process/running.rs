@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::attend::Control;
 use super::output::Output;
 use crate::model::observation::{Cap, ProcessEnd};
+use crate::sandbox::Kind;
 
 /// What keeps the processes of a trial together, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,7 @@ pub struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) control: Control,
     pub(super) containment: Containment,
+    pub(super) kind: Kind,
     pub(super) cap: Cap,
     pub(super) grace: Duration,
     pub(super) began: Instant,
@@ -120,6 +122,11 @@ impl Running {
     /// What keeps its processes together.
     pub fn containment(&self) -> Containment {
         self.containment
+    }
+
+    /// What keeps the user's files as they are.
+    pub fn isolation(&self) -> Kind {
+        self.kind
     }
 
     /// What limits its memory.

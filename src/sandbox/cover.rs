@@ -3,18 +3,18 @@
 //! Every directory below `/` and every mount gets an overlay, so that a script may write wherever it could write
 //! before.  An overlay's layer may not lie inside of what it covers, so the directories above the scratch room are
 //! split: each of their subdirectories gets an overlay of its own, and they themselves become a skeleton.  In a user
-//! namespace two more rules hold: a directory above another mount cannot be covered (it is split, too), and nothing
-//! can be changed below a directory of a user who is not mapped (an overlay of its own begins beneath).
+//! namespace two more rules hold: a directory above another mount cannot be covered (it is split, too), and files of
+//! others need care ([`adopt`]).
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access, getegid, geteuid};
+use nix::unistd::{AccessFlags, access};
 
+use super::adopt::{Adoption, Layer, is_mapped, like};
 use super::mountinfo::{Mount, inside, mounts};
 use super::view::{View, What};
 
@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub scratch: PathBuf,
     /// Really written: what the user shares, and what is ours.
     pub real: Vec<PathBuf>,
+    /// The script's working directory.
+    pub cwd: PathBuf,
     /// Places where the script is known to write, absolute: working directory, HOME, paths in arguments.
     pub named: Vec<PathBuf>,
     /// Caches and the directory that keeps them between trials.
@@ -42,6 +44,9 @@ const SYSTEM: [&str; 10] =
 const SOCKETS: [&str; 3] = ["/var/lib/sss/pipes", "/tmp/nvidia-mps", "/tmp/.X11-unix"];
 /// Files in a skeleton that are copied, so that they can be changed; larger ones can only be read, bytes.
 const COPIED: u64 = 1 << 20;
+
+/// A split directory with more subdirectories than this is not rebuilt: each would be a mount.
+const MANY: usize = 500;
 
 /// File systems that hold no files of users.
 const PSEUDO: [&str; 22] = [
@@ -69,27 +74,23 @@ const PSEUDO: [&str; 22] = [
     "fuse.portal",
 ];
 
-/// Works out the views and makes the directories that they need below `scratch`.
-pub(crate) fn cover(wanted: &Wanted) -> io::Result<View> {
+/// Works out the views and makes the directories that they need below `scratch`.  Says what they do not cover.
+pub(crate) fn cover(wanted: &Wanted) -> io::Result<(View, Vec<String>)> {
     let mounts = mounts()?;
     let layers = [Some(&wanted.scratch), wanted.caches.as_ref().map(|(_, kept)| kept)];
     let rooms = layers.into_iter().flatten().filter_map(|p| inside(&mounts, p)).collect();
     let mut work = Work { wanted, mounts, rooms, view: View::default(), count: 0 };
     work.everything()?;
-    if wanted.mapped_only {
-        for named in &wanted.named {
-            work.below_strangers(named)?;
-        }
-    }
     work.shared_memory();
     work.caches()?;
+    let notes = if wanted.mapped_only { work.strangers() } else { Vec::new() };
     for path in SOCKETS.map(PathBuf::from).iter().filter(|p| p.is_dir()) {
         work.view.put(path, What::Real { writable: true });
     }
     for path in &wanted.real {
         work.view.put(path, What::Real { writable: true });
     }
-    Ok(work.view.finish())
+    Ok((work.view.finish(), notes))
 }
 
 struct Work<'a> {
@@ -143,8 +144,16 @@ impl Work<'_> {
         if !self.must_split(dir) {
             return self.overlay(dir);
         }
+        let children = self.directories(dir)?;
+        if children.len() > MANY {
+            // It stays real and read-only, except on the way to what will be written.
+            for child in children.into_iter().filter(|c| self.wanted.named.iter().any(|n| n.starts_with(c))) {
+                self.place(&child)?;
+            }
+            return Ok(());
+        }
         self.skeleton(dir)?;
-        for child in self.directories(dir)? {
+        for child in children {
             self.place(&child)?;
         }
         Ok(())
@@ -166,11 +175,13 @@ impl Work<'_> {
         self.count += 1;
         let dir = self.wanted.scratch.join(format!("skeleton-{}", self.count));
         fs::create_dir(&dir)?;
-        for entry in fs::read_dir(at)?.flatten() {
+        for entry in fs::read_dir(at).into_iter().flatten().flatten() {
             let (path, copy) = (entry.path(), dir.join(entry.file_name()));
             let Ok(found) = entry.metadata() else { continue };
             if found.is_symlink() {
-                std::os::unix::fs::symlink(fs::read_link(&path)?, &copy)?;
+                if let Ok(target) = fs::read_link(&path) {
+                    std::os::unix::fs::symlink(target, &copy)?;
+                }
             } else if found.is_dir() {
                 if !self.is_room(&path) {
                     fs::create_dir(&copy)?;
@@ -217,25 +228,27 @@ impl Work<'_> {
         holds_room || (self.wanted.mapped_only && holds_mount())
     }
 
-    /// Begins overlays below directories of users that are not mapped, on the way to a place that will be written.
-    fn below_strangers(&mut self, named: &Path) -> io::Result<()> {
-        let Ok(named) = nearest(named).canonicalize() else { return Ok(()) };
-        if is_below(&named, &SPECIAL) || self.is_real(&named) {
-            return Ok(());
+    /// In a user namespace: what belongs to others and will be written all the same.
+    fn strangers(&self) -> Vec<String> {
+        let overlay = |step: &super::view::Step| match &step.what {
+            What::Overlay { layer } => Some(Layer { at: step.at.clone(), upper: layer.join("upper") }),
+            _ => None,
+        };
+        let layers: Vec<Layer> = self.view.steps.iter().filter_map(overlay).collect();
+        let mut adoption = Adoption::begin(&layers);
+        for named in &self.wanted.named {
+            adoption.way(&resolve(named));
         }
-        let ancestors: Vec<PathBuf> = named.ancestors().map(Path::to_owned).collect();
-        let mut stranger = false;
-        for dir in ancestors.iter().rev() {
-            if self.view.has(dir) {
-                stranger = false;
-            } else if stranger && access(dir, AccessFlags::W_OK).is_ok() && !self.must_split(dir) {
-                self.overlay(dir)?;
-                stranger = false;
-            } else {
-                stranger |= !is_mapped(dir);
-            }
-        }
-        Ok(())
+        let top = resolve(&self.wanted.cwd);
+        // A look at the first level tells whether groups are in play at all.
+        let entries = || fs::read_dir(&top).into_iter().flatten().flatten();
+        let shared = entries().any(|e| {
+            let strange = e.metadata().is_ok_and(|m| !m.is_symlink() && !is_mapped(&m));
+            strange && access(&e.path(), AccessFlags::W_OK).is_ok()
+        });
+        let left_out = if shared { adoption.tree(&top) } else { None };
+        adoption.finish();
+        left_out.into_iter().collect()
     }
 
     fn shared_memory(&mut self) {
@@ -274,15 +287,6 @@ fn is_below(path: &Path, tops: &[&str]) -> bool {
     tops.iter().any(|top| path.starts_with(top))
 }
 
-fn is_mapped(dir: &Path) -> bool {
-    fs::metadata(dir).is_ok_and(|m| m.uid() == geteuid().as_raw() && m.gid() == getegid().as_raw())
-}
-
-/// The path itself or the first directory above it that exists.
-fn nearest(path: &Path) -> &Path {
-    path.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("/"))
-}
-
 /// Without symbolic links, also when the end of the path does not exist.
 pub(crate) fn resolve(path: &Path) -> PathBuf {
     let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
@@ -308,12 +312,4 @@ fn make_layer(layer: &Path, model: Option<&Path>) -> io::Result<()> {
         like(model, &layer.join("upper"));
     }
     Ok(())
-}
-
-/// Mode and, where that may be done, owner of another file.
-fn like(model: &Path, file: &Path) {
-    if let Ok(found) = fs::metadata(model) {
-        let _ = std::os::unix::fs::chown(file, Some(found.uid()), Some(found.gid()));
-        let _ = fs::set_permissions(file, fs::Permissions::from_mode(found.mode() & 0o7777));
-    }
 }

@@ -7,17 +7,23 @@
 //! **Architecture invariant:** nothing here is a matter of what the script imports or how it writes.  Effects on other
 //! machines (uploads, databases) are not covered by any of this; [`offline`] only asks known trackers to stay offline.
 
+mod adopt;
+mod copy;
 mod cover;
+pub mod landlock;
 mod mount;
 mod mountinfo;
 pub mod offline;
 mod places;
+mod plan;
 pub mod scratch;
 mod view;
 
+pub(crate) use copy::{copy, rewrite};
 pub(crate) use cover::{Wanted, cover};
 pub(crate) use mount::build;
 pub(crate) use places::{caches, named};
+pub use plan::{Kind, Refusal, SandboxPlan, choose, plan};
 pub(crate) use view::{View, What};
 
 /// How files are protected.

@@ -18,20 +18,28 @@ const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 /// Makes everything read-only and puts the views in place.  The caller has to enter its working directory again.
 pub(crate) fn build(view: &View) -> Result<(), String> {
     let words = |step: &Step, e: io::Error| format!("{} ({}): {e}", step.at.display(), name(&step.what));
-    // Opened while every path still means the real thing.
-    let mut real = Vec::with_capacity(view.steps.len());
+    // Opened while every path still means the real thing.  Directories come and go in /tmp: a place that has gone
+    // since the view was planned needs no protection.
+    let mut steps = Vec::with_capacity(view.steps.len());
     for step in &view.steps {
-        real.push(open(&step.at).or_else(|e| if step.may_be_new() { open(Path::new("/")) } else { Err(e) }));
+        match open(if step.may_be_new() { Path::new("/") } else { &step.at }) {
+            Ok(real) => steps.push((step, real)),
+            Err(e) if step.may_have_gone() && e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(words(step, e)),
+        }
     }
-    let was_read_only: Vec<bool> = view.steps.iter().map(|s| is_read_only(&s.at)).collect();
+    let was_read_only: Vec<bool> = steps.iter().map(|(step, _)| is_read_only(&step.at)).collect();
     read_only(&writable(view))?;
-    let mut ours = Vec::with_capacity(view.steps.len());
-    for (step, was_read_only) in view.steps.iter().zip(was_read_only) {
+    let mut ours = Vec::with_capacity(steps.len());
+    for ((step, _), was_read_only) in steps.iter().zip(was_read_only) {
         ours.push(Ours::prepare(step, was_read_only).map_err(|e| words(step, e))?);
     }
     let first = fs::read_link("/proc/self/ns/user").is_ok_and(|l| l.as_os_str() == FIRST_USER_NAMESPACE);
-    for ((step, real), ours) in view.steps.iter().zip(real).zip(&ours) {
-        real.and_then(|real| take(step, &real, ours, first)).map_err(|e| words(step, e))?;
+    for ((step, real), ours) in steps.iter().zip(&ours) {
+        match take(step, real, ours, first) {
+            Err(e) if step.may_have_gone() && e.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|e| words(step, e))?,
+        }
     }
     Ok(())
 }

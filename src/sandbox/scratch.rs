@@ -73,7 +73,7 @@ pub fn base() -> io::Result<PathBuf> {
 }
 
 /// Where scratch may be, in order of preference: /var/tmp first, since it is no part of anybody's home, and on disk.
-fn places() -> Vec<PathBuf> {
+fn places_to_be() -> Vec<PathBuf> {
     if let Some(place) = std::env::var_os(VARIABLE) {
         return vec![place.into()];
     }
@@ -85,22 +85,22 @@ fn places() -> Vec<PathBuf> {
 
 /// A later place must be able to hold an overlay where an earlier one is not, or have twice the room.
 fn choose() -> io::Result<PathBuf> {
-    let mut best: Option<(bool, u64, PathBuf)> = None;
-    let mut failure = io::Error::from(io::ErrorKind::NotFound);
-    for place in places() {
-        match own_directory(&place) {
-            Ok(dir) => {
-                let fit = statfs(&dir).is_ok_and(|s| !UNFIT.contains(&s.filesystem_type()));
-                let room = free(&dir).unwrap_or(0).min(ENOUGH);
-                let better = best.as_ref().is_none_or(|(f, r, _)| fit > *f || (fit == *f && room / 2 > *r));
-                if better {
-                    best = Some((fit, room, dir));
-                }
-            }
-            Err(error) => failure = error,
+    let mut places: Vec<(bool, u64, PathBuf)> = Vec::new();
+    for place in places_to_be() {
+        let there = place.ancestors().find(|p| p.is_dir()).unwrap_or(Path::new("/"));
+        let fit = statfs(there).is_ok_and(|s| !UNFIT.contains(&s.filesystem_type()));
+        let room = free(there).unwrap_or(0).min(ENOUGH);
+        let behind = places.iter().position(|(f, r, _)| (fit && !*f) || (fit == *f && room / 2 > *r));
+        places.insert(behind.unwrap_or(places.len()), (fit, room, place));
+    }
+    let mut result = Err(io::Error::from(io::ErrorKind::NotFound));
+    for (_, _, place) in places {
+        result = own_directory(&place);
+        if result.is_ok() {
+            break;
         }
     }
-    best.map(|(_, _, dir)| dir).ok_or(failure)
+    result
 }
 
 /// Free bytes for this user.
@@ -108,32 +108,43 @@ pub fn free(dir: &Path) -> Option<u64> {
     statvfs(dir).ok().map(|s| s.blocks_available() * s.fragment_size())
 }
 
-fn own_name() -> String {
-    format!("autofit-{}", geteuid())
+/// Names of it below a place: somebody else (another user who is root in a container) may hold the first.
+fn names() -> impl Iterator<Item = String> {
+    ["", "-2", "-3", "-4"].into_iter().map(|more| format!("autofit-{}{more}", geteuid()))
 }
 
-/// `PLACE/autofit-UID`, which must be ours: in a public place somebody else could have made it.
+/// A directory below `place` that is ours alone: in a public place somebody else could have made it.
 fn own_directory(place: &Path) -> io::Result<PathBuf> {
-    let dir = place.join(own_name());
-    match fs::DirBuilder::new().mode(0o700).recursive(false).create(&dir) {
-        Ok(()) => {}
+    let mut result = Err(io::Error::from(io::ErrorKind::NotFound));
+    for name in names() {
+        let dir = place.join(name);
+        result = make_own(&dir).and_then(|()| dir.canonicalize());
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn make_own(dir: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            fs::DirBuilder::new().mode(0o700).recursive(true).create(&dir)?;
+            fs::DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
         }
-        Err(e) => return Err(e),
+        other => other?,
     }
-    let found = fs::symlink_metadata(&dir)?;
-    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        let message = format!("{} is not a directory of this user alone", dir.display());
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    let found = fs::symlink_metadata(dir)?;
+    if found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0 {
+        return Ok(());
     }
-    dir.canonicalize()
+    let message = format!("{} is not a directory of this user alone", dir.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 /// Removes what killed launchers of this user left; what living ones use stays.
 pub fn sweep() {
-    let bases = places().into_iter().map(|place| place.join(own_name()));
+    let bases = places_to_be().into_iter().flat_map(|place| names().map(move |name| place.join(name)));
     let entries = bases.filter_map(|base| fs::read_dir(base).ok()).flatten();
     for entry in entries.flatten() {
         let name = entry.file_name();

@@ -62,6 +62,11 @@ impl Step {
     pub fn may_be_new(&self) -> bool {
         matches!(self.what, What::Kept { .. })
     }
+
+    /// Whether it does not matter if the place is no longer there.
+    pub fn may_have_gone(&self) -> bool {
+        matches!(self.what, What::Overlay { .. } | What::Real { writable: false })
+    }
 }
 
 impl View {
@@ -75,11 +80,6 @@ impl View {
         self.steps.sort_by(|a, b| a.at.cmp(&b.at));
         self.steps.dedup_by(|a, b| a.at == b.at);
         self
-    }
-
-    /// Whether a place has a step.
-    pub fn has(&self, at: &Path) -> bool {
-        self.steps.iter().any(|s| s.at == at)
     }
 }
 

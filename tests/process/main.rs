@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod anywhere;
 mod ends;
 mod memory;
 mod support;
 mod traces;
+mod weaker;

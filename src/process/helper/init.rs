@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,12 @@ pub(super) fn run(socket: &UnixStream, parent: Option<&OwnedFd>, user_namespace:
     // After mounting: the old working directory still means the files below the views.
     if let Err(error) = chdir(spec.cwd.as_os_str()) {
         refuse(socket, Stage::WorkingDirectory, &error.to_string());
+    }
+    if let Some(places) = &spec.writable_only {
+        let places: Vec<PathBuf> = places.iter().map(PathBuf::from).collect();
+        if let Err(error) = crate::sandbox::landlock::restrict(&places) {
+            refuse(socket, Stage::View, &format!("Landlock: {error}"));
+        }
     }
     report(socket, &Report::Ready { user_namespace });
     if spec.argv.is_empty() {

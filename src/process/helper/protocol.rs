@@ -26,6 +26,8 @@ pub(crate) struct Spec {
     pub namespaces: bool,
     /// What the command sees instead of the real file system; needs the namespaces.
     pub view: Option<View>,
+    /// Landlock: the command may write below these places only.
+    pub writable_only: Option<Vec<OsString>>,
     /// `RLIMIT_DATA` for the command, bytes.
     pub data_limit: Option<u64>,
 }

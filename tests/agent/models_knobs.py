@@ -32,7 +32,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """`returns`: `both` (logits, loss), `loss`, or `logits`."""
 
-    def __init__(self, returns="both", *, layers=4, width=32, length=16, vocabulary=50, dropout=0.0, ignore=-1):
+    def __init__(
+        self, returns="both", *, layers=4, width=32, length=16, vocabulary=50, dropout=0.0, ignore=-1
+    ):
         super().__init__()
         self.returns, self.ignore = returns, ignore
         self.transformer = nn.ModuleDict(

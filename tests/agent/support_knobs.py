@@ -8,11 +8,28 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "src", "agent", "python"))
 
+import importlib
+
 import torch
-from autofit_agent import detect, imports, knobs, loaders, patches, plan, roles, root, session
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from autofit_agent import imports, patches, plan, roles, session
 
 torch.set_num_threads(1)
+
+
+# Those of a trial, without what ends the process.
+PARTS = (
+    "steps",
+    "oom",
+    "phases",
+    "loaders",
+    "samples",
+    "losses",
+    "memory",
+    "inference",
+    "root",
+    "detect",
+    "knobs",
+)
 
 
 class Tuned:
@@ -43,6 +60,7 @@ class Tuned:
 def agent(settings=None, ways=None, **fields):
     """The agent's knobs in this process while the block runs."""
     settings = settings or {}
+    fields.setdefault("schedule", {"min_steps": 1000, "max_steps": 1000, "max_seconds": 1e9})
     with tempfile.TemporaryDirectory() as directory:
         the_plan = plan.Plan(
             {
@@ -59,19 +77,17 @@ def agent(settings=None, ways=None, **fields):
         )
         here = session.Session(the_plan, roles.CANDIDATE)
         imports.install(here.fault)
-        for part in (loaders, root, detect, knobs):
-            part.install(here)
-        count = [0]
-
-        def stepped(*_):
-            here.step_ended(count[0])
-            count[0] += 1
-
-        handle = register_optimizer_step_post_hook(stepped)
+        for part in PARTS:
+            importlib.import_module("autofit_agent." + part).install(here)
         try:
             yield Tuned(directory, here)
         finally:
-            handle.remove()
+            here.stepper.settle(wait=True)
+            here.flush()
+            here.inference.stop()
+            for handle in here.stepper._handles:
+                handle.remove()
+            here.detect.stop()
             here.knobs.undo()
             here.roots.undo()
             patches.undo_all()

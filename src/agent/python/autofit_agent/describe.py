@@ -34,6 +34,35 @@ def has_recurrent(module, torch):
     return any(isinstance(m, kinds) for m in module.modules())
 
 
+# Attributes by which models say that they checkpoint by themselves.
+SWITCHES = (
+    "gradient_checkpointing",
+    "grad_checkpointing",
+    "use_checkpoint",
+    "use_checkpointing",
+    "activation_checkpointing",
+    "use_gradient_checkpointing",
+)
+
+
+def checkpoints_itself(module):
+    """The class of a module below that says it checkpoints by itself, or None."""
+    for m in module.modules():
+        if any(m.__dict__.get(switch) is True for switch in SWITCHES):
+            return type(m).__name__
+    return None
+
+
+def distributed(module):
+    """`DistributedDataParallel` or what else joins several processes' models here, or None."""
+    names = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+    for m in module.modules():
+        for cls in type(m).__mro__:
+            if cls.__name__ in names:
+                return cls.__name__
+    return None
+
+
 def describe_root(root, module, args, kwargs, torch):
     """`RootInfo` before the first call; what the call returns is filled in after it."""
     lazy = torch.nn.parameter.is_lazy

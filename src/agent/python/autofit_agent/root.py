@@ -165,6 +165,10 @@ class Roots:
                         return False
         return True
 
+    def inside(self):
+        """Whether this thread is in a root's call."""
+        return self._depth.value > 0
+
     def tracing(self):
         """Whether torch.jit or torch.fx is recording."""
         torch = self.torch

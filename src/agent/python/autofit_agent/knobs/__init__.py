@@ -1,10 +1,10 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
-from . import amp, checkpoint
+from . import accumulation, amp, checkpoint
 from .base import Knob
 
-KINDS = {kind.name: kind for kind in (amp.Amp, checkpoint.Checkpoint)}
+KINDS = {kind.name: kind for kind in (accumulation.Accumulation, amp.Amp, checkpoint.Checkpoint)}
 
 
 def install(session):
@@ -68,6 +68,11 @@ class Knobs:
         if self.reported.get(knob.name) != report:
             self.reported[knob.name] = report
             self.session.knob(**report)
+
+    def double_backward(self):
+        """The script differentiates through gradients: knobs that cannot bear it say so."""
+        for knob in self.all:
+            knob.double_backward()
 
     def undo(self):
         for knob in self.all:

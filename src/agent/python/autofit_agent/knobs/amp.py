@@ -28,11 +28,9 @@ class Amp(Knob):
             )
         module, torch = root.module, self.torch
         device = next(module.parameters()).device
-        if script_autocast(torch, device.type):
-            return "the script's own autocast (%s) is active at the call of %s" % (
-                script_autocast(torch, device.type),
-                root.name,
-            )
+        own = self.session.detect.script_autocast(device.type)
+        if own is not None:
+            return "the script's own autocast (%s) is active at the call of %s" % (own, root.name)
         low = next((p for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
             return "parameters of %s are in %s already" % (root.name, str(low.dtype)[6:])
@@ -55,10 +53,13 @@ class Amp(Knob):
             root.info["device"].split(":")[0] if root.info else next(root.module.parameters()).device.type
         )
         dtype = getattr(torch, DTYPES[self.wanted])
-        with torch.autocast(device_type=device, dtype=dtype):
+        detect = self.session.detect
+        with detect.our_autocast(device, dtype):
             if self.inside is None:
-                self.inside = script_autocast(torch, device)
+                self.inside = detect.script_autocast(device)
             output = call(*args, **kwargs)
+        if root.training_calls == 0 and detect.amp_inside:
+            self.refuse("%s has autocast of its own inside" % root.name)
 
         def widen(_, leaf):
             return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == dtype else leaf
@@ -114,22 +115,6 @@ class Amp(Knob):
             return self.inside  # a model without linear or convolution layers, or a compiled one
         self.reason = "no layer computes in lower precision"
         return None
-
-
-def script_autocast(torch, device_type):
-    """`bf16` or `fp16` where autocast is on for this kind of device, None where it is off."""
-    try:
-        if not torch.is_autocast_enabled(device_type):
-            return None
-        return NAMES.get(str(torch.get_autocast_dtype(device_type))[6:])
-    except TypeError:  # before PyTorch 2.4 without a device
-        if device_type == "cpu":
-            return (
-                NAMES.get(str(torch.get_autocast_cpu_dtype())[6:])
-                if torch.is_autocast_cpu_enabled()
-                else None
-            )
-        return NAMES.get(str(torch.get_autocast_gpu_dtype())[6:]) if torch.is_autocast_enabled() else None
 
 
 def bf16_in_hardware(torch, device):

@@ -56,20 +56,23 @@ class Knob:
     def verify(self):
         """The value in force, read from what it acts on; None where it is not in force."""
 
+    def double_backward(self):
+        """The script was seen to differentiate through gradients."""
+
     def undo(self):
         """Leaves the process as if the knob had not been turned."""
 
     def report(self):
         """`KnobReport` of the contract, without what was requested."""
-        effective = None
-        if self.reason is None:
+        effective, reason = None, self.reason
+        if reason is None:
             effective = self.verify()
-            if effective is None and self.reason is None:
-                self.reason = "applied to 0 objects"
+            # What is not in force yet may be later: only a refusal is for good.
+            reason, self.reason = self.reason, None
         return {
             "knob": self.name,
             "effective": effective,
             "how": self.how,
             "objects": self.objects,
-            "reason": self.reason if effective is None else None,
+            "reason": None if effective is not None else reason or "applied to 0 objects",
         }

@@ -8,18 +8,8 @@ copies while it is computed again; otherwise they would be updated twice in a st
 import contextlib
 
 from .. import blocks as block_search
-from .. import tree
+from .. import describe, parts, tree
 from .base import Knob
-
-# Attributes by which models say that they checkpoint by themselves.
-SWITCHES = (
-    "gradient_checkpointing",
-    "grad_checkpointing",
-    "use_checkpoint",
-    "use_checkpointing",
-    "activation_checkpointing",
-    "use_gradient_checkpointing",
-)
 
 
 class Checkpoint(Knob):
@@ -45,7 +35,7 @@ class Checkpoint(Knob):
         module = root.module
         if self.wanted == "none":
             return None
-        user = checkpoints_itself(module)
+        user = describe.checkpoints_itself(module)
         if user is not None:
             return "%s checkpoints by itself already" % user
         if root.index > 0 and self.members and block_search.find_blocks(module, self.torch) is None:
@@ -131,7 +121,7 @@ class Checkpoint(Knob):
         torch = self.torch
         if self.session.roots.tracing():
             return original(block, *args, **kwargs)
-        if self.session.detect.in_their_checkpoint:
+        if self.session.detect.checkpoints.inside_theirs:
             self._spare(block)
             self.refuse("%s is checkpointed by the script already" % type(block).__name__)
             return original(block, *args, **kwargs)
@@ -147,7 +137,7 @@ class Checkpoint(Knob):
                 copies.append((leaf, leaf._version))
             return leaf
 
-        state = random_state(torch, self.session)
+        state = parts.random_state(torch)
         kept = [(m, name, m._buffers[name], m._buffers[name].clone()) for m, name in self.buffers[id(block)]]
         output = self._checkpointed(block, original, tree.rebuild(args, twin), tree.rebuild(kwargs, twin))
         if all(copy._version == version for copy, version in copies):
@@ -158,7 +148,7 @@ class Checkpoint(Knob):
             "%s changes its input in place, so that it cannot be computed again from it"
             % type(block).__name__
         )
-        restore_random_state(torch, state)
+        parts.restore_random_state(torch, state)
         with torch.no_grad():
             for m, name, buffer, before in kept:
                 buffer.copy_(before)
@@ -173,7 +163,7 @@ class Checkpoint(Knob):
         self.ours += 1
         keep = _KeepBuffers(self.buffers[id(block)], self.torch.nn.modules.batchnorm._NormBase)
         clash = any(name in kwargs for name in _OWN_WORDS)
-        output = self.session.detect.checkpoint(
+        output = self.session.detect.checkpoints.run(
             (lambda *a: original(block, *a, **kwargs)) if clash else original.__get__(block),
             args,
             {} if clash else kwargs,
@@ -185,10 +175,10 @@ class Checkpoint(Knob):
     def around(self, root, call, args, kwargs):
         if root.training_calls or not self.torch.is_grad_enabled():
             return call(*args, **kwargs)
-        detect, ours = self.session.detect, self.ours
-        theirs = detect.their_checkpoints
+        checkpoints, ours = self.session.detect.checkpoints, self.ours
+        theirs = checkpoints.theirs
         output = call(*args, **kwargs)
-        theirs = detect.their_checkpoints - theirs
+        theirs = checkpoints.theirs - theirs
         self.calls += theirs + self.ours - ours
         if theirs and self.acts and self.members:
             self.refuse("%s checkpoints by itself already (%d calls)" % (root.name, theirs))
@@ -279,14 +269,6 @@ def _version(tensor):
     return None if tensor is None or tensor.is_inference() else tensor._version
 
 
-def checkpoints_itself(module):
-    """The class of a module below that says it checkpoints by itself, or None."""
-    for m in module.modules():
-        if any(m.__dict__.get(switch) is True for switch in SWITCHES):
-            return type(m).__name__
-    return None
-
-
 def has_own_switch(module):
     """The model below that has the switch of transformers, or None."""
     for m in module.modules():
@@ -295,15 +277,3 @@ def has_own_switch(module):
         ):
             return m
     return None
-
-
-def random_state(torch, session):
-    """The random state of the CPU and, where CUDA is in use, of its current device."""
-    device = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), device
-
-
-def restore_random_state(torch, state):
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])

@@ -1,0 +1,259 @@
+"""`accumulation`: one batch in k micro-batches inside the root's call, at the same effective batch.
+
+The script's loop stays as written: its counters, clipping, schedule and logged loss see whole batches.
+
+- The root returns a loss: each part's gradient is taken at once (`parts.py`), nothing is computed twice.
+- Otherwise each part is checkpointed as a whole and the outputs are joined: one more forward.
+
+Which arguments are split, and how outputs make the whole, is found by trying (`checking.py`); what fails
+the test is refused with the reason.
+"""
+
+from .. import checking, describe, parts, splitting, tree
+from .base import Knob
+
+LOOKS = 3  # first optimizer steps before which outputs in waiting are computed, should the script look later
+# On CUDA the labels are looked at for a new pattern in the first calls and then now and then: it waits for
+# the device.
+FIRST = 16
+EVERY = 64
+MANY_ROOTS = 4
+
+
+class Accumulation(Knob):
+    name = "accumulation"
+    layer = 10
+    per_root = True
+
+    def __init__(self, session, wanted, way):
+        super().__init__(session, wanted, way)
+        self.states = {}  # id of a Root -> _State
+        self.waiting = []  # outcomes of the step under way
+        self.steps = 0
+        self.handle = None
+        self.classes = None
+
+    def start(self):
+        if not self.acts or self.wanted == 1:
+            return
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        self.classes = parts.Classes(self.torch)
+        before = self.session.guard("accumulation before step")(self._before_step)
+        self.handle = register_optimizer_step_pre_hook(lambda *_: before())
+
+    def undo(self):
+        self.states.clear()
+        self.waiting = []
+        if self.handle is not None:
+            self.handle.remove()
+
+    # Before the first call.
+
+    def requires(self, root, args, kwargs):
+        if self.wanted == 1:
+            return None
+        module, torch = root.module, self.torch
+        if len(self.session.roots.roots) > MANY_ROOTS:
+            return "the script calls parts of its model one by one"
+        wrapper = describe.distributed(module)
+        if wrapper is not None:
+            return "%s expects one backward for each forward" % wrapper
+        if describe.has_batch_norm(module, torch):
+            return "BatchNorm in training mode would normalise with smaller batches"
+        if any("LBFGS" in name for name in self.session.detect.optimizers):
+            return "LBFGS computes the loss several times a step"
+        if self.session.detect.double_backward:
+            return "the script differentiates twice"
+        for m in module.modules():
+            if m._forward_hooks or m._backward_hooks or m._backward_pre_hooks:
+                return "%s has hooks that would see parts of the batch" % type(m).__name__
+        return None
+
+    def apply(self, root, args, kwargs):
+        self.states[id(root)] = _State(root)
+
+    # In the root's call.
+
+    def around(self, root, call, args, kwargs):
+        torch = self.torch
+        state = self.states.get(id(root))
+        if state is None or self.reason is not None or self.wanted == 1 or not torch.is_grad_enabled():
+            return call(*args, **kwargs)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return call(*args, **kwargs)
+        try:
+            rule = self._rule(state, args, kwargs)
+        except checking.Refused as why:
+            self.refuse("%s: %s" % (root.name, why))
+            return call(*args, **kwargs)
+        batch = rule.batch(args, kwargs)
+        if batch is None or batch < 2:
+            return call(*args, **kwargs)  # a last batch of one sample
+        if state.at_once and rule.scalars():
+            done, output = self._at_once(root, state, rule, call, args, kwargs)
+            if done:
+                return output
+        return self._checkpointed(root, state, rule, call, args, kwargs)
+
+    def _rule(self, state, args, kwargs):
+        leaves = splitting.tensor_leaves(args, kwargs, self.torch)
+        key = splitting.signature(leaves)
+        rule = state.rules.get(key)
+        if rule is not None and (
+            leaves[0][1].device.type == "cpu" or state.calls < FIRST or state.calls % EVERY == 0
+        ):
+            cut = self._cut(rule, args, kwargs)
+            if rule.untested(cut):
+                rule = None
+        if rule is None:
+            rule = checking.find_rule(state.root.module, args, kwargs, self.wanted, self.torch)
+            state.rules[key] = rule
+        state.calls += 1
+        return rule
+
+    def _cut(self, rule, args, kwargs):
+        start, cut = 0, []
+        for size in splitting.part_sizes(rule.batch(args, kwargs) or 1, self.wanted):
+            cut.append(
+                splitting.pick(args, kwargs, rule.paths, lambda leaf, s=start, n=size: leaf.narrow(0, s, n))
+            )
+            start += size
+        return cut
+
+    def _at_once(self, root, state, rule, call, args, kwargs):
+        """(True, output), or (False, None) where the outputs do not allow it."""
+        torch = self.torch
+        before = parts.random_state(torch)
+        whole = parts.Call(root, call, rule, args, kwargs, self.wanted, torch)
+        losses = state.losses or first_losses(rule)
+        outcome = parts.Outcome(whole, losses, self._scale(), state.kept)
+        outcome.looked_at, outcome.asked_gradient = state.looked_at(self), state.asked_gradient(self)
+        start = None if state.parts else (torch.zeros(1, requires_grad=True) * 1).grad_fn
+        try:
+            done = outcome.run(start)
+        except parts.Outside:
+            done = False
+        if not done:
+            state.at_once = False
+            parts.restore_random_state(torch, before)
+            return False, None
+        state.parts = len(whole.sizes)
+        state.most = max(state.most, state.parts)
+        state.how = "in the call of %s; the gradient of each is taken at once%s" % (
+            root.name,
+            ", " + rule.counter.text() if rule.counter else "",
+        )
+        output = outcome.output(self.classes)
+        if self.steps < LOOKS and outcome.late:
+            self.waiting.append(outcome)
+        return True, output
+
+    def _scale(self):
+        """Under fp16 the scale must be inside: afterwards small gradients are gone."""
+        return self.session.detect.gradient_scale()
+
+    def _checkpointed(self, root, state, rule, call, args, kwargs):
+        torch = self.torch
+        other = [tree.path_text(path) for path, word in rule.outputs.items() if word == "other"]
+        if other:
+            self.refuse("%s: %s cannot be put together from parts" % (root.name, other[0]))
+            return call(*args, **kwargs)
+        cut = self._cut(rule, args, kwargs)
+        sizes = splitting.part_sizes(rule.batch(args, kwargs), self.wanted)
+        outputs = [self.session.detect.checkpoints.run_any(call, a, k) for a, k in cut]
+        weights = {path: rule.weights(rule.outputs[path], cut, sizes) for path in rule.scalars()}
+        found = [dict(tree.leaves(output)) for output in outputs]
+
+        def join(path, leaf):
+            word = rule.outputs[path]
+            if word == "cat":
+                return torch.cat([one[path] for one in found])
+            if path in weights:
+                return sum(one[path] * w for one, w in zip(found, weights[path]) if w)
+            return leaf
+
+        state.parts = len(sizes)
+        state.most = max(state.most, state.parts)
+        state.how = "in the call of %s; each is computed again in the backward pass" % root.name
+        return tree.rebuild(outputs[0], join)
+
+    # Outputs in waiting.
+
+    def _before_step(self):
+        """In the first steps: what the script may look at after the step is computed before it."""
+        self.steps += 1
+        waiting, self.waiting = self.waiting, []
+        for outcome in waiting:
+            for source in outcome.unlooked():
+                source.compute()
+
+    def double_backward(self):
+        if self.acts and self.wanted > 1:
+            self.refuse("the script differentiates twice")
+
+    # Reading back.
+
+    def verify(self):
+        if self.wanted == 1:
+            self.how = "the batch is not split"
+            return 1
+        if not self.acts:
+            self.how = "backward calls for each optimizer step"
+            self.objects = 1
+            return self.session.detect.backwards_per_step() or None
+        used = [state for state in self.states.values() if state.most]
+        self.objects = len(used)
+        if not used:
+            self.reason = "no batch was split"
+            return None
+        self.how = "%d micro-batches " % used[0].most + "; ".join(state.how for state in used)
+        least = min(state.most for state in used)
+        if least < self.wanted:
+            self.reason = "the batch has %d samples" % least
+            return None
+        return least
+
+
+class _State:
+    """What was found about one root."""
+
+    def __init__(self, root):
+        self.root = root
+        self.rules = {}
+        self.calls = 0
+        self.at_once = True
+        self.losses = None  # outputs whose gradient is taken, once the script has shown which it uses
+        self.kept = set()  # outputs that the script looks at
+        self.parts = 0
+        self.most = 0
+        self.how = ""
+
+    def looked_at(self, knob):
+        def note(path, too_late):
+            self.kept.add(path)
+            if too_late:
+                knob.session.fault(
+                    "accumulation",
+                    RuntimeError(
+                        "%s of %s was read after the parameters had changed and computed with the new ones"
+                        % (tree.path_text(path), self.root.name)
+                    ),
+                )
+
+        return note
+
+    def asked_gradient(self, knob):
+        def note(path):
+            # From the next call on without taking gradients at once: they come through outputs of the whole
+            # batch.
+            self.at_once = False
+
+        return note
+
+
+def first_losses(rule):
+    """The output that backward is most likely called on: one that is called a loss, else the first scalar."""
+    scalars = rule.scalars()
+    named = [path for path in scalars if path and "loss" in str(path[-1]).lower()]
+    return (named or scalars)[:1]

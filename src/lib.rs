@@ -53,5 +53,6 @@ pub mod recipe;
 pub mod report;
 pub mod sandbox;
 pub mod search;
+pub mod trial;
 pub mod verdict;
 pub mod watch;

@@ -2,21 +2,24 @@
 
 use anyhow::Context as _;
 
+use super::bench::Bench;
 use super::tune::End;
 use super::workplace::Workplace;
-use super::{Job, Verbosity, terminal};
+use super::{IsolationChoice, Job, Verbosity, terminal};
 use crate::emit::config::ConfirmedFigures;
 use crate::emit::fingerprint::Fingerprint;
 use crate::emit::{RunDocument, env};
 use crate::exit::{self, Exit};
 use crate::journal::Journal;
+use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
-use crate::model::{Observation, Progress, Purpose, TrialSpec, Verdict};
+use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::assemble::SummaryInput;
-use crate::report::machine::Machine;
+use crate::report::machine::{Accelerator, Machine};
 use crate::report::result::{Advice, Files, Isolation, Skipped, Status};
 use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
+use crate::search::{self, Outcome, OutcomeEnd};
 use crate::trial::local::LocalExecutor;
 use crate::trial::prepare::for_production;
 
@@ -41,54 +44,43 @@ pub fn show_finished(journal: &Journal, job: &Job) -> anyhow::Result<Option<i32>
 ///
 /// # Errors
 /// [`Exit`] with status 6 when a file cannot be written, 5 and 6 when the agent or torch is missing.
-pub fn emit<P: FnMut(Progress)>(
+pub fn emit(
     place: &Workplace,
     job: &Job,
     journal: &mut Journal,
-    executor: &LocalExecutor<P>,
+    bench: &Bench,
     history: &[Observation],
     end: End,
-    seconds: f64,
 ) -> anyhow::Result<i32> {
+    if let Some(first) = history.first() {
+        refuse_unusable(first)?;
+    }
     let (status, outcome) = match end {
-        End::Stopped(outcome) => (status_of(&outcome, history), Some(outcome)),
+        End::Stopped(outcome) => (status_of(&outcome), Some(outcome)),
         End::Interrupted(status) => (status, None),
     };
-    let winner = match &outcome {
-        Some(outcome) => outcome.winner,
-        None => best_so_far(history),
-    };
-    let env_path = place.out.join("autofit.env");
+    let winner = outcome.as_ref().map_or_else(|| best_so_far(history), |o| o.winner);
     let chosen = winner.and_then(|n| history.iter().find(|o| o.trial == n));
-    let usable = matches!(status, Status::Tuned | Status::Interrupted | Status::Terminated);
     let mut files = Files { directory: Some(shown(journal.dir(), place)), ..Files::default() };
-    if let Some(winner) = chosen.filter(|_| usable) {
-        let document = document(place, executor, winner);
+    if let Some(winner) = chosen {
+        let env_path = place.out.join("autofit.env");
+        let document = document(place, &bench.executor, winner);
         let text = env::render(&document, &head(place, winner))?;
         env::write(&env_path, &text).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
         files.env = Some(shown(&env_path, place));
     }
     files.result = Some(shown(&journal.dir().join("result.json"), place));
+    let outcome = outcome.as_deref();
     let input = SummaryInput {
         id: journal.id().to_owned(),
         status,
-        reason: outcome.as_ref().map(|o| o.reason.clone()).unwrap_or_default(),
-        command: place.command.clone(),
-        invocation: std::env::args().collect(),
-        directory: place.cwd.display().to_string(),
-        device: place.device,
-        machine: machine(place, history),
-        cap: history.first().map_or_else(|| place.cap.clone(), |o| o.cap.clone()),
-        isolation: isolation(place, job),
-        inspection: executor.inspection().cloned(),
-        observations: history.to_vec(),
-        predictions: Default::default(),
+        reason: outcome.map(|o| o.reason.clone()).unwrap_or_default(),
         winner,
-        advice: outcome.as_ref().map(|o| o.advice.iter().map(advice).collect()).unwrap_or_default(),
-        skipped: outcome.as_ref().map(|o| o.skipped.iter().map(skipped).collect()).unwrap_or_default(),
-        notes: journal.notes().to_vec(),
-        seconds,
+        advice: outcome.map(|o| o.advice.iter().map(advice).collect()).unwrap_or_default(),
+        skipped: outcome.map(|o| o.skipped.iter().map(skipped).collect()).unwrap_or_default(),
+        notes: journal.notes().iter().chain(outcome.iter().flat_map(|o| &o.notes)).cloned().collect(),
         files,
+        ..input(place, job, bench, history)
     };
     let result = TuneResult::assemble(&input);
     journal.write_result(&result).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
@@ -100,7 +92,81 @@ pub fn emit<P: FnMut(Progress)>(
     Ok(result.exit_status)
 }
 
-fn show(result: &TuneResult, job: &Job) -> anyhow::Result<()> {
+/// The result of `autofit try`: no search, no files.
+pub fn of_one_configuration(
+    place: &Workplace,
+    job: &Job,
+    bench: &Bench,
+    history: &[Observation],
+) -> TuneResult {
+    let fits = history.last().filter(|o| o.throughput().is_some());
+    TuneResult::assemble(&SummaryInput {
+        status: if fits.is_some() { Status::Tuned } else { Status::NothingFits },
+        reason: "one configuration was measured, nothing was searched or written".to_owned(),
+        winner: fits.map(|o| o.trial),
+        ..input(place, job, bench, history)
+    })
+}
+
+/// The baseline could not even be looked at: says why, with the status for it.
+///
+/// # Errors
+/// [`Exit`] 5 when the agent did not start, 6 when there is no torch.
+pub fn refuse_unusable(baseline: &Observation) -> Result<(), Exit> {
+    let tail = || baseline.tail.iter().rev().take(8).rev().cloned().collect::<Vec<_>>().join("\n  ");
+    let no_torch = baseline.tail.iter().any(|l| l.contains("No module named 'torch'"));
+    if no_torch {
+        let message = format!(
+            "the script's Python has no torch; install it there, or name another Python before the script:\n  {}",
+            tail()
+        );
+        return Err(Exit::new(exit::PLACE, message));
+    }
+    if baseline.verdict == Verdict::AgentMissing {
+        let message = format!(
+            "{}; python -I, -E and -S switch the agent off, as does a cleared environment",
+            baseline.why
+        );
+        return Err(Exit::new(exit::AGENT_MISSING, message));
+    }
+    if !baseline.torch && baseline.steps == 0 && baseline.end == (ProcessEnd::Exited { code: 0 }) {
+        let message =
+            "the script came to its end without importing torch: there is nothing to tune".to_owned();
+        return Err(Exit::new(exit::PLACE, message));
+    }
+    Ok(())
+}
+
+/// What every summary has.
+fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -> SummaryInput {
+    SummaryInput {
+        id: String::new(),
+        status: Status::Tuned,
+        reason: String::new(),
+        command: place.command.clone(),
+        invocation: std::env::args().collect(),
+        directory: place.cwd.display().to_string(),
+        device: place.device,
+        machine: machine(place, history),
+        cap: history.first().map_or_else(|| place.cap.clone(), |o| o.cap.clone()),
+        isolation: isolation(job),
+        inspection: bench.executor.inspection().cloned(),
+        observations: history.to_vec(),
+        predictions: Default::default(),
+        winner: None,
+        advice: Vec::new(),
+        skipped: Vec::new(),
+        notes: Vec::new(),
+        seconds: bench.clock.spent(),
+        files: Files::default(),
+    }
+}
+
+/// Prints a result: for people, or as JSON.
+///
+/// # Errors
+/// When it cannot be serialised.
+pub fn show(result: &TuneResult, job: &Job) -> anyhow::Result<()> {
     if job.json {
         terminal::print(&result.to_json().context("result.json")?);
         if job.verbosity != Verbosity::Quiet {
@@ -112,14 +178,13 @@ fn show(result: &TuneResult, job: &Job) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status_of(outcome: &Outcome, history: &[Observation]) -> Status {
+fn status_of(outcome: &Outcome) -> Status {
     match outcome.end {
         OutcomeEnd::Tuned => Status::Tuned,
         OutcomeEnd::NothingFits => Status::NothingFits,
-        OutcomeEnd::ScriptFails => match history.last().map(|o| o.verdict) {
-            Some(Verdict::AgentMissing) => Status::AgentMissing,
-            _ => Status::ScriptFails,
-        },
+        OutcomeEnd::ScriptFails => Status::ScriptFails,
+        OutcomeEnd::AgentMissing => Status::AgentMissing,
+        OutcomeEnd::Unconfirmed => Status::NothingFits,
     }
 }
 
@@ -209,6 +274,44 @@ fn device_name(place: &Workplace) -> String {
             first.map_or_else(|| "cuda".to_owned(), |g| g.name.clone())
         }
     }
+}
+
+fn machine(place: &Workplace, history: &[Observation]) -> Machine {
+    let facts = &place.machine;
+    let frameworks = history.iter().find_map(|o| o.inspection.as_ref()).map(|i| i.frameworks.clone());
+    let mut packages = frameworks.unwrap_or_default();
+    let python = packages.remove("python");
+    let devices = place.visible.iter().filter_map(|i| facts.gpus.get(*i)).map(|g| Accelerator {
+        name: g.name.clone(),
+        memory_bytes: g.total_bytes,
+        driver: facts.driver.clone(),
+    });
+    Machine { devices: devices.collect(), python, packages, ..Machine::host() }
+}
+
+fn isolation(job: &Job) -> Isolation {
+    let network = "effects over the network (uploads, databases)".to_owned();
+    let shared = job.share.iter().map(|p| format!("{} (--share)", p.display()));
+    match job.isolate {
+        IsolationChoice::None => Isolation {
+            mechanism: "none".to_owned(),
+            covers: "nothing: trials write where the script writes".to_owned(),
+            not_covered: vec!["your files".to_owned(), network],
+        },
+        _ => Isolation {
+            mechanism: "overlay".to_owned(),
+            covers: "every place that can be written".to_owned(),
+            not_covered: shared.chain([network]).collect(),
+        },
+    }
+}
+
+fn advice(advice: &search::Advice) -> Advice {
+    Advice { text: advice.text.clone(), trial: advice.trial, option: advice.option.clone() }
+}
+
+fn skipped(skipped: &search::Skipped) -> Skipped {
+    Skipped { what: skipped.what.clone(), why: skipped.why.clone() }
 }
 
 /// As the user would name it from where they stand.

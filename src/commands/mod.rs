@@ -1,9 +1,18 @@
 //! One file a subcommand; each reads like a table of contents.
 
+pub mod bench;
 pub mod diagnose;
 pub mod environment;
+mod finish;
+pub mod inspect;
 pub mod lookup;
 pub mod run;
+pub mod recipe;
+mod signals;
+mod terminal;
+pub mod try_one;
+pub mod tune;
+pub mod workplace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -146,4 +155,25 @@ pub struct DiagnoseRequest {
     pub file: String,
     /// JSON instead of text.
     pub json: bool,
+}
+
+/// Carries a request out; the program's exit status.
+///
+/// # Errors
+/// [`crate::exit::Exit`] for what the user can mend.
+pub fn run(request: Request) -> anyhow::Result<i32> {
+    match request {
+        Request::Tune(job) => block_on(tune::run(job)),
+        Request::Try(request) => block_on(try_one::run(request)),
+        Request::Inspect(job) => block_on(inspect::run(job)),
+        Request::Diagnose(request) => diagnose::run(&request.file, request.json),
+        Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
+        Request::RecipeList => Ok(recipe::list()?),
+        Request::Plan(_) | Request::Run(_) | Request::Demo { .. } => anyhow::bail!("not wired yet"),
+    }
+}
+
+/// One thread is enough: the launcher waits, samplers have threads of their own.
+fn block_on(work: impl Future<Output = anyhow::Result<i32>>) -> anyhow::Result<i32> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

@@ -1,24 +1,15 @@
 //! `autofit -- COMMAND`: the main job.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-
-use super::scratch::Scratch;
+use super::bench::{Bench, Clock};
 use super::signals::Signals;
 use super::workplace::Workplace;
-use super::{Job, finish};
-use crate::agent::AgentFiles;
+use super::{Job, finish, terminal};
 use crate::exit::{self, Exit};
-use crate::journal::{DeviceLock, Journal, JournalError};
-use crate::model::{NumericsClass, Observation, Progress};
+use crate::journal::{Journal, JournalError};
+use crate::model::{NumericsClass, Observation, Progress, Verdict};
 use crate::report::result::Status;
-use crate::report::{Mode, Reporter, TuneResult};
 use crate::search::{self, Next, Outcome, SearchPlan};
 use crate::trial::Executor;
-use crate::trial::local::LocalExecutor;
-
-/// A reporter that signals and trials share.
-pub type SharedReporter = Arc<Mutex<Reporter>>;
 
 /// Tunes; the program's exit status.
 ///
@@ -27,39 +18,19 @@ pub type SharedReporter = Arc<Mutex<Reporter>>;
 pub async fn run(job: Job) -> anyhow::Result<i32> {
     let place = Workplace::open(&job)?;
     let (mut journal, history) = open_journal(&place, &job)?;
-    if let Some(shown) = finish::show_finished(&journal, &job)? {
-        return Ok(shown);
+    if let Some(status) = finish::show_finished(&journal, &job)? {
+        return Ok(status);
     }
-    let locks = lock_devices(&place)?;
-    let reporter: SharedReporter = Arc::new(Mutex::new(Reporter::new(Mode::detect(job.verbosity))));
-    let tell = teller(&reporter);
-    tell(&started(&place, &job, &journal, &history));
-    reporter.lock().unwrap_or_else(PoisonError::into_inner).recall(&history);
-    for note in journal.notes().iter().map(String::as_str).chain(locks.iter().filter_map(DeviceLock::note)) {
-        tell(&Progress::Note(note.to_owned()));
+    let mut bench = Bench::open(&place, &job, &history)?;
+    bench.tell(&started(&place, &journal, &history));
+    bench.recall(&history);
+    for note in journal.notes() {
+        bench.tell(&Progress::Note(note.clone()));
     }
-    let noted = Arc::clone(&reporter);
-    let signals = Signals::listen(move |text| {
-        handle(&noted, &Progress::Note(text.to_owned()));
-    })?;
-
-    let scratch = Scratch::open(journal.id())?;
-    let agent = AgentFiles::unpack(&scratch.path().join("agent"))?;
-    let clock = Clock::start(&place, &history);
-    let left = clock.clone();
-    let to_reporter = Arc::clone(&reporter);
-    let mut executor = LocalExecutor::new(
-        place.site(&job, scratch.path().to_owned()),
-        agent,
-        &history,
-        signals.receiver(),
-        Box::new(move || left.left()),
-        move |progress| handle(&to_reporter, &progress),
-    );
-    let mut search = Search { place: &place, history, numerics: place.recipe.policy.numerics };
-    let end = search.climb(&mut executor, &mut journal, &signals, &clock, &job, &tell).await?;
-    reporter.lock().unwrap_or_else(PoisonError::into_inner).finish();
-    finish::emit(&place, &job, &mut journal, &executor, &search.history, end, clock.spent())
+    let mut search = Search { place: &place, job: &job, history, numerics: place.recipe.policy.numerics };
+    let end = search.climb(&mut bench, &mut journal).await?;
+    bench.finish_reporting();
+    finish::emit(&place, &job, &mut journal, &bench, &search.history, end)
 }
 
 /// How the loop ended.
@@ -73,87 +44,90 @@ pub enum End {
 /// The search and what it has seen.
 struct Search<'a> {
     place: &'a Workplace,
+    job: &'a Job,
     history: Vec<Observation>,
     numerics: NumericsClass,
 }
 
 impl Search<'_> {
     /// Asks for the next trial, runs it, writes it down; until there is none.
-    async fn climb<E: Executor>(
-        &mut self,
-        executor: &mut E,
-        journal: &mut Journal,
-        signals: &Signals,
-        clock: &Clock,
-        job: &Job,
-        tell: &dyn Fn(&Progress),
-    ) -> anyhow::Result<End> {
+    async fn climb(&mut self, bench: &mut Bench, journal: &mut Journal) -> anyhow::Result<End> {
         loop {
-            let plan = self.plan(clock);
-            let spec = match search::next(&plan, &self.history) {
+            let spec = match search::next(&self.plan(&bench.clock), &self.history) {
                 Next::Trial(spec) => spec,
-                Next::Stop(outcome) => match accept_looser(&outcome, job, self.numerics)? {
+                Next::Stop(outcome) => match self.accept_looser(&outcome) {
                     Some(looser) => {
                         self.numerics = looser;
                         continue;
                     }
-                    None => return Ok(End::Stopped(Box::new(outcome))),
+                    None => return Ok(End::Stopped(outcome)),
                 },
             };
-            if signals.stopped() {
-                return Ok(End::Interrupted(signals.status()));
+            if let Some(status) = stopped(&bench.signals) {
+                return Ok(End::Interrupted(status));
             }
-            journal.started(journal.next_trial(), &spec)?;
-            let observation = executor.run(&spec).await?;
-            journal.append(&observation)?;
-            tell(&Progress::TrialEnded(Box::new(observation.clone())));
+            journal.started(journal.next_trial(), &spec).map_err(unusable)?;
+            let observation = bench.executor.run(&spec).await?;
+            if observation.verdict == Verdict::Interrupted {
+                // It tells nothing; a resumed search launches it again.
+                return Ok(End::Interrupted(bench.signals.status()));
+            }
+            journal.append(&observation).map_err(unusable)?;
+            bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
             self.history.push(observation);
         }
     }
 
     fn plan(&self, clock: &Clock) -> SearchPlan {
-        let mut plan = SearchPlan::new(self.place.device, &self.place.recipe, self.place.inspect_facts());
+        let place = self.place;
+        let mut plan = SearchPlan::new(place.device, &place.recipe, place.inspect_facts());
         plan.policy.numerics = self.numerics;
         plan.inspection = self.history.iter().find_map(|o| o.inspection.clone());
-        plan.cap = self.place.cap.clone();
+        plan.cap = place.cap.clone();
         plan.seconds_spent = clock.spent();
         plan
     }
-}
 
-/// Where nothing fits within the bound but something fits one bound further: asks, or takes `--yes` for an answer.
-fn accept_looser(
-    outcome: &Outcome,
-    job: &Job,
-    numerics: NumericsClass,
-) -> anyhow::Result<Option<NumericsClass>> {
-    let Some(fits) = &outcome.fits_beyond else { return Ok(None) };
-    if fits.class <= numerics {
-        return Ok(None);
+    /// Where nothing fits within the bound but something fits one bound further: asks, or takes `--yes` for an
+    /// answer.
+    fn accept_looser(&self, outcome: &Outcome) -> Option<NumericsClass> {
+        let beyond = outcome.fits_beyond.as_ref().filter(|b| b.class > self.numerics)?;
+        let question = format!(
+            "nothing fits with numerics up to {}, but {} does (class {}); take it?",
+            self.numerics, beyond.settings, beyond.class
+        );
+        (self.job.yes || terminal::ask(&question)).then_some(beyond.class)
     }
-    let yes = job.yes
-        || crate::report::ask(&format!(
-            "nothing fits with numerics up to {numerics}, but {} does ({}); take it?",
-            fits.settings, fits.class
-        ));
-    Ok(yes.then_some(fits.class))
 }
 
-fn open_journal(place: &Workplace, job: &Job) -> anyhow::Result<(Journal, Vec<Observation>)> {
-    let unusable = |e: JournalError| Exit::new(exit::PLACE, e.to_string());
-    crate::emit::env::check_target(&place.out.join("autofit.env"))
-        .map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
-    Ok(Journal::open(&place.out, &place.key(job), job.fresh).map_err(unusable)?)
+fn stopped(signals: &Signals) -> Option<Status> {
+    signals.stopped().then(|| signals.status())
 }
 
-fn lock_devices(place: &Workplace) -> Result<Vec<DeviceLock>, Exit> {
-    let lock = |uuid: &String| {
-        DeviceLock::take(uuid, uuid).map_err(|e| Exit::new(exit::PLACE, e.to_string()))
-    };
-    place.uuids().iter().map(lock).collect()
+fn unusable(error: JournalError) -> Exit {
+    Exit::new(exit::PLACE, error.to_string())
 }
 
-fn started(place: &Workplace, _job: &Job, journal: &Journal, history: &[Observation]) -> Progress {
+fn open_journal(place: &Workplace, job: &Job) -> Result<(Journal, Vec<Observation>), Exit> {
+    let env = place.out.join("autofit.env");
+    crate::emit::env::check_target(&env).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
+    let key = place.key(job);
+    let (journal, history) = Journal::open(&place.out, &key, job.fresh).map_err(unusable)?;
+    if !failed_as_it_is(&history) {
+        return Ok((journal, history));
+    }
+    // The user has come back because something was mended that the key does not know of (a package, a data file).
+    drop(journal);
+    Journal::open(&place.out, &key, true).map_err(unusable)
+}
+
+/// Whether all that an earlier search found out is that the script fails by itself.
+fn failed_as_it_is(history: &[Observation]) -> bool {
+    let by_itself = |v| matches!(v, Verdict::Failed | Verdict::AgentMissing | Verdict::Timeout);
+    !history.is_empty() && history.iter().all(|o| o.settings.is_baseline() && by_itself(o.verdict))
+}
+
+fn started(place: &Workplace, journal: &Journal, history: &[Observation]) -> Progress {
     Progress::Started {
         id: journal.id().to_owned(),
         command: place.command.clone(),
@@ -161,39 +135,5 @@ fn started(place: &Workplace, _job: &Job, journal: &Journal, history: &[Observat
         cap: place.cap.clone(),
         budget: place.recipe.limits.budget,
         resumed: u32::try_from(history.len()).unwrap_or(u32::MAX),
-    }
-}
-
-fn handle(reporter: &SharedReporter, progress: &Progress) {
-    reporter.lock().unwrap_or_else(PoisonError::into_inner).handle(progress);
-}
-
-fn teller(reporter: &SharedReporter) -> impl Fn(&Progress) + use<> {
-    let reporter = Arc::clone(reporter);
-    move |progress| handle(&reporter, progress)
-}
-
-/// Time spent, earlier parts of a resumed search included.
-#[derive(Debug, Clone)]
-pub struct Clock {
-    started: Instant,
-    before: f64,
-    budget: Option<f64>,
-}
-
-impl Clock {
-    fn start(place: &Workplace, history: &[Observation]) -> Self {
-        let before = history.iter().map(|o| o.seconds).sum();
-        Self { started: Instant::now(), before, budget: place.recipe.limits.budget }
-    }
-
-    /// Seconds so far.
-    pub fn spent(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
-    }
-
-    /// Seconds of the budget that are left.
-    pub fn left(&self) -> Option<f64> {
-        Some((self.budget? - self.spent()).max(0.0))
     }
 }

@@ -20,7 +20,8 @@ use crate::recipe::{self, Recipe};
 use crate::sandbox::Isolation;
 use crate::trial::local::Site;
 use crate::trial::schedule::SEED;
-use crate::watch::{Gpus, MachineFacts, NvmlUnavailable, visibility};
+use crate::watch::nvml::visibility;
+use crate::watch::{Gpus, MachineFacts, NvmlUnavailable};
 
 /// A trial that says nothing about its limit may take this long; downloads and tokenising happen in the first one.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -244,17 +245,15 @@ fn device(
                 Err(e) => e.to_string(),
                 Ok(_) => "CUDA_VISIBLE_DEVICES hides all of them".to_owned(),
             };
-            Err(Exit::new(exit::PLACE, format!("there is no GPU to tune for: {why}; --device cpu tunes for the processor")))
+            Err(Exit::new(
+                exit::PLACE,
+                format!("there is no GPU to tune for: {why}; --device cpu tunes for the processor"),
+            ))
         }
     }
 }
 
-fn cap(
-    recipe: &Recipe,
-    device: Device,
-    machine: &MachineFacts,
-    visible: &[usize],
-) -> Result<Cap, Exit> {
+fn cap(recipe: &Recipe, device: Device, machine: &MachineFacts, visible: &[usize]) -> Result<Cap, Exit> {
     let margin = 1.0 - recipe.limits.margin;
     let with_margin = |bytes: u64| (bytes as f64 * margin) as u64;
     let text = |s: &str| s.to_owned();
@@ -265,7 +264,10 @@ fn cap(
                 Some(asked) if asked > limit => {
                     let have = crate::model::size::Bytes(limit);
                     let asked = crate::model::size::Bytes(asked);
-                    Err(Exit::new(exit::PLACE, format!("--memory-cap {asked} is more than this machine may use ({have})")))
+                    Err(Exit::new(
+                        exit::PLACE,
+                        format!("--memory-cap {asked} is more than this machine may use ({have})"),
+                    ))
                 }
                 asked => Ok(Cap {
                     bytes: Some(with_margin(asked.unwrap_or(limit))),

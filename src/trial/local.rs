@@ -21,8 +21,10 @@ use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{Inspection, Observation, Progress, TrialSpec};
 use crate::process::{self, Ended, Launch, Running, StartError};
-use crate::sandbox::offline_env;
-use crate::watch::{Baseline, Freed, Gpus, Pids, Sampler, SamplerOptions, wait_until_free};
+use crate::sandbox::offline;
+use crate::watch::nvml::{Baseline, Freed};
+use crate::watch::sampler::Pids;
+use crate::watch::{Gpus, Sampler, SamplerOptions, wait_until_free};
 
 /// How often records, limits and signals are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -91,7 +93,6 @@ pub struct LocalExecutor<P> {
     noted: Vec<String>,
 }
 
-
 impl<P: FnMut(Progress)> LocalExecutor<P> {
     /// Ready to launch; `history` is what an earlier run of the same search observed.
     pub fn new(
@@ -102,8 +103,17 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         budget_left: Box<dyn Fn() -> Option<f64>>,
         tell: P,
     ) -> Self {
-        let mut executor =
-            Self { site, agent, stop, tell, next: 1, inspection: None, baseline: None, budget_left, noted: vec![] };
+        let mut executor = Self {
+            site,
+            agent,
+            stop,
+            tell,
+            next: 1,
+            inspection: None,
+            baseline: None,
+            budget_left,
+            noted: vec![],
+        };
         for observation in history {
             executor.learn(observation);
         }
@@ -175,12 +185,7 @@ pub(super) struct Trial {
 }
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
-    async fn launch(
-        &mut self,
-        number: u32,
-        spec: &TrialSpec,
-        baseline: &Baseline,
-    ) -> anyhow::Result<Trial> {
+    async fn launch(&mut self, number: u32, spec: &TrialSpec, baseline: &Baseline) -> anyhow::Result<Trial> {
         let dir = self.site.scratch.join(format!("trial-{number}"));
         // A directory of that name is left from a trial that was killed together with its launcher.
         if dir.exists() {
@@ -225,7 +230,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 
     /// Reads, tells and guards until the trial is over.
     async fn attend(&mut self, number: u32, trial: &mut Trial, running: &Running) -> Ended {
-        let mut patience = Patience { timeout: Some(self.site.timeout), ..Patience::default() };
+        let mut patience = Patience::with_timeout(self.site.timeout);
         let mut pulse = Pulse::default();
         let mut told = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
@@ -302,22 +307,13 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 impl Site {
     fn launch(&self, dir: &Path, plan: &Path, prepared: &Prepared, agent: &AgentFiles) -> Launch {
         let mut env: BTreeMap<OsString, OsString> = self.env.iter().cloned().collect();
-        let mut set = |name: &str, value: &str| {
-            env.insert(name.into(), value.into());
-        };
-        for (name, value) in offline_env(dir) {
-            set(&name, &value);
-        }
-        for (name, value) in &prepared.env {
-            set(name, value);
-        }
+        env.extend(offline::variables(dir, !prepared.plan.inspect));
+        env.extend(prepared.env.iter().map(|(n, v)| (n.into(), v.into())));
         let inherited = self.env.iter().find(|(n, _)| n == "PYTHONPATH").map(|(_, v)| v.clone());
-        for (name, value) in agent.env(plan, inherited.as_deref()) {
-            set(&name, &value);
-        }
+        env.extend(agent.env(plan, inherited.as_deref()).into_iter().map(|(n, v)| (n.into(), v)));
         if self.device == Device::Cpu {
             // So that a script which would take a GPU trains where the cap is enforced.
-            set("CUDA_VISIBLE_DEVICES", "");
+            env.insert("CUDA_VISIBLE_DEVICES".into(), "".into());
         }
         Launch {
             argv: prepared.argv.iter().map(OsString::from).collect(),
@@ -328,6 +324,7 @@ impl Site {
             isolation: self.isolation,
             share: self.share.clone(),
             writable: Vec::new(),
+            caches: Vec::new(),
             cache_layer: Some(self.scratch.join("caches")),
             memory_limit: self.cap.bytes.filter(|_| self.device == Device::Cpu),
             grace: GRACE,

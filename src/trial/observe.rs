@@ -84,9 +84,8 @@ pub(super) fn observe(
         disturbance: disturbance.clone(),
     };
     let (verdict, why) = judge(&facts);
-    let inspection = (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
-        build_inspection(records.inspection_events(), &site.recipe, site.device, &site.machine)
-    });
+    let inspection = (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce))
+        .then(|| build_inspection(records.inspection_events(), &site.recipe, site.device, &site.machine));
     let tail = match (&verdict, &trial.running) {
         (Verdict::Fit, _) | (_, Err(_)) => Vec::new(),
         (_, Ok(running)) => running.tail(TAIL_LINES),
@@ -135,12 +134,7 @@ fn describe(parity: &Parity) -> String {
     }
 }
 
-fn peaks(
-    site: &Site,
-    records: &Records,
-    watched: Option<&WatchSummary>,
-    ended: Option<&Ended>,
-) -> Peaks {
+fn peaks(site: &Site, records: &Records, watched: Option<&WatchSummary>, ended: Option<&Ended>) -> Peaks {
     let mut peaks = records.peaks();
     if site.device == Device::Cuda {
         peaks.device = peaks.device.max(watched.and_then(WatchSummary::device_peak));

@@ -33,6 +33,11 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// A clock with a limit for the whole trial.
+    pub fn with_timeout(timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..Self::default() }
+    }
+
     /// A record of the agent.
     pub fn hear(&mut self, record: &Record, now: f64) {
         self.record(now);

@@ -1,0 +1,126 @@
+//! A place to launch trials in: scratch room, agent, reporter, signals, executor.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::Job;
+use super::signals::Signals;
+use super::workplace::Workplace;
+use crate::agent::AgentFiles;
+use crate::exit::{self, Exit};
+use crate::journal::DeviceLock;
+use crate::model::{Observation, Progress};
+use crate::process::end_orphans;
+use crate::report::{Mode, Reporter};
+use crate::sandbox::scratch::{self, Scratch};
+use crate::trial::local::LocalExecutor;
+
+type Tell = Box<dyn FnMut(Progress)>;
+
+/// Everything that launching needs; leaves nothing behind when dropped.
+pub struct Bench {
+    /// Launches trials.
+    pub executor: LocalExecutor<Tell>,
+    /// Ctrl-C and the like.
+    pub signals: Signals,
+    /// Time spent.
+    pub clock: Clock,
+    reporter: Arc<Mutex<Reporter>>,
+    // Dropped last: devices are free only when nothing of ours uses them.
+    _scratch: Scratch,
+    _locks: Vec<DeviceLock>,
+}
+
+impl Bench {
+    /// Locks the devices, makes room, ends what a killed search left behind, unpacks the agent, listens to signals.
+    /// `history` is what an earlier run of the same search observed.
+    ///
+    /// # Errors
+    /// [`Exit`] with status 6 when the place cannot be used.
+    pub fn open(place: &Workplace, job: &Job, history: &[Observation]) -> anyhow::Result<Self> {
+        let locks = lock_devices(place)?;
+        let reporter = Arc::new(Mutex::new(Reporter::new(Mode::detect(job.verbosity))));
+        let noted = Arc::clone(&reporter);
+        let signals = Signals::listen(move |text| handle(&noted, &Progress::Note(text.to_owned())))?;
+        let (scratch, orphans) = open_scratch()?;
+        let agent = AgentFiles::unpack(&scratch.path().join("agent"))?;
+        let clock = Clock::start(place, history);
+        let (left, told) = (clock.clone(), Arc::clone(&reporter));
+        let executor = LocalExecutor::new(
+            place.site(job, scratch.path().to_owned()),
+            agent,
+            history,
+            signals.receiver(),
+            Box::new(move || left.left()),
+            Box::new(move |progress| handle(&told, &progress)) as Tell,
+        );
+        let bench = Self { executor, signals, clock, reporter, _scratch: scratch, _locks: locks };
+        for note in bench._locks.iter().filter_map(DeviceLock::note) {
+            bench.tell(&Progress::Note(note.to_owned()));
+        }
+        if orphans > 0 {
+            bench.tell(&Progress::Note(format!("ended {orphans} processes of a search that was killed")));
+        }
+        Ok(bench)
+    }
+
+    /// Shows something.
+    pub fn tell(&self, progress: &Progress) {
+        handle(&self.reporter, progress);
+    }
+
+    /// What an earlier run of the same search has shown.
+    pub fn recall(&self, history: &[Observation]) {
+        self.reporter.lock().unwrap_or_else(PoisonError::into_inner).recall(history);
+    }
+
+    /// Nothing more will be shown: the live line goes.
+    pub fn finish_reporting(&self) {
+        self.reporter.lock().unwrap_or_else(PoisonError::into_inner).finish();
+    }
+}
+
+fn handle(reporter: &Mutex<Reporter>, progress: &Progress) {
+    reporter.lock().unwrap_or_else(PoisonError::into_inner).handle(progress);
+}
+
+fn open_scratch() -> Result<(Scratch, usize), Exit> {
+    let no_place = |e| {
+        let variable = scratch::VARIABLE;
+        Exit::new(exit::PLACE, format!("there is no place for trials: {e}; name one with {variable}=DIR"))
+    };
+    let orphans = end_orphans(&scratch::base().map_err(no_place)?);
+    scratch::sweep();
+    Ok((Scratch::create().map_err(no_place)?, orphans))
+}
+
+fn lock_devices(place: &Workplace) -> Result<Vec<DeviceLock>, Exit> {
+    let lock =
+        |uuid: &String| DeviceLock::take(uuid, uuid).map_err(|e| Exit::new(exit::PLACE, e.to_string()));
+    place.uuids().iter().map(lock).collect()
+}
+
+/// Time spent, earlier parts of a resumed search included.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    started: Instant,
+    before: f64,
+    budget: Option<f64>,
+}
+
+impl Clock {
+    fn start(place: &Workplace, history: &[Observation]) -> Self {
+        let before = history.iter().map(|o| o.seconds).sum();
+        Self { started: Instant::now(), before, budget: place.recipe.limits.budget }
+    }
+
+    /// Seconds so far.
+    pub fn spent(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Seconds of the budget that are left.
+    pub fn left(&self) -> Option<f64> {
+        Some((self.budget? - self.spent()).max(0.0))
+    }
+}

@@ -289,7 +289,8 @@ fn machine(place: &Workplace, history: &[Observation]) -> Machine {
     Machine { devices: devices.collect(), python, packages, ..Machine::host() }
 }
 
-fn isolation(job: &Job) -> Isolation {
+/// How trials are kept from changing the user's files, for reports.
+pub fn isolation(job: &Job) -> Isolation {
     let network = "effects over the network (uploads, databases)".to_owned();
     let shared = job.share.iter().map(|p| format!("{} (--share)", p.display()));
     match job.isolate {
@@ -315,7 +316,7 @@ fn skipped(skipped: &search::Skipped) -> Skipped {
 }
 
 /// As the user would name it from where they stand.
-fn shown(path: &std::path::Path, place: &Workplace) -> String {
+pub fn shown(path: &std::path::Path, place: &Workplace) -> String {
     path.strip_prefix(&place.cwd).unwrap_or(path).display().to_string()
 }
 

@@ -7,6 +7,7 @@ mod finish;
 pub mod inspect;
 pub mod lookup;
 pub mod run;
+pub mod plan;
 pub mod recipe;
 mod signals;
 mod terminal;
@@ -164,12 +165,14 @@ pub struct DiagnoseRequest {
 pub fn run(request: Request) -> anyhow::Result<i32> {
     match request {
         Request::Tune(job) => block_on(tune::run(job)),
+        Request::Plan(job) => plan::run(&job),
         Request::Try(request) => block_on(try_one::run(request)),
         Request::Inspect(job) => block_on(inspect::run(job)),
         Request::Diagnose(request) => diagnose::run(&request.file, request.json),
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()?),
-        Request::Plan(_) | Request::Run(_) | Request::Demo { .. } => anyhow::bail!("not wired yet"),
+        Request::Run(request) => run::run(&request),
+        Request::Demo { .. } => anyhow::bail!("not wired yet"),
     }
 }
 

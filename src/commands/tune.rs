@@ -60,7 +60,7 @@ impl Search<'_> {
                         self.numerics = looser;
                         continue;
                     }
-                    None => return Ok(End::Stopped(outcome)),
+                    None => return Ok(End::Stopped(Box::new(outcome))),
                 },
             };
             if let Some(status) = stopped(&bench.signals) {

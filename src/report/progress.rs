@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::style::{Stream, Style, one_line};
 use super::{assemble, words};
@@ -18,6 +18,9 @@ use crate::model::{Configuration, Observation, Progress, Purpose, Verdict};
 
 /// The spinner turns this often.
 const SPIN: Duration = Duration::from_millis(120);
+
+/// Columns of the live line before its text (spinner, time) and between its parts.
+const BESIDE: usize = 13;
 
 /// Without a terminal a trial says that it lives after this many seconds, then each time twice as late.
 const FIRST_SIGN_OF_LIFE: f64 = 30.0;
@@ -144,10 +147,14 @@ impl Reporter {
         if self.mode.live {
             self.finish();
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-                bar.set_style(style);
+            // The time goes on by itself, also while nothing is heard of the trial.
+            let time = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{}", words::duration(state.elapsed().as_secs_f64()));
+            };
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {time:>5} {wide_msg}") {
+                bar.set_style(style.with_key("time", time));
             }
-            bar.set_message(format!("{} setting up{}", head(c), left(budget_left)));
+            bar.set_message(self.fitted(c, &format!("setting up{}", left(budget_left))));
             bar.enable_steady_tick(SPIN);
             self.live = Some(bar);
         } else {
@@ -155,14 +162,28 @@ impl Reporter {
         }
     }
 
+    /// The live line's text: where the line is short, the settings are cut, not the figures.
+    fn fitted(&self, c: &Current, text: &str) -> String {
+        let room = self.mode.style.width.saturating_sub(BESIDE + text.chars().count());
+        let head = head(c);
+        if head.chars().count() <= room {
+            return format!("{head} {text}");
+        }
+        let kept: String = head.chars().take(room.saturating_sub(2)).collect();
+        format!("{kept}…: {text}")
+    }
+
     fn tick(&mut self, trial: u32, elapsed: f64, event: &Progress) {
-        let Some(c) = self.current.as_mut().filter(|c| c.trial == trial) else { return };
-        let text = format!("{} {}", head(c), living(event, self.cap.bytes));
+        let Some(c) = self.current.as_ref().filter(|c| c.trial == trial) else { return };
+        let text = living(event, self.cap.bytes);
         if let Some(bar) = &self.live {
-            bar.set_message(text);
+            bar.set_message(self.fitted(c, &text));
         } else if elapsed >= c.next_sign {
-            c.next_sign = elapsed * 2.0;
+            let text = format!("{} {}, {text}", head(c), words::duration(elapsed));
             self.line(&text);
+            if let Some(c) = &mut self.current {
+                c.next_sign = elapsed * 2.0;
+            }
         }
     }
 
@@ -245,9 +266,9 @@ fn left(budget_left: Option<f64>) -> String {
     budget_left.map(|b| format!(", budget left {}", words::duration(b))).unwrap_or_default()
 }
 
-/// What a living trial does: `31 steps, 5.20 steps/s, memory 1.02 GiB of 1.50 GiB, 12 s, budget left 4 min 10 s`.
+/// What a living trial does: `31 steps, 5.20 steps/s, memory 1.02 GiB of 1.50 GiB, budget left 4 min 10 s`.
 fn living(event: &Progress, cap: Option<u64>) -> String {
-    let Progress::Tick { elapsed, steps, steps_per_second, memory, budget_left, .. } = event else {
+    let Progress::Tick { steps, steps_per_second, memory, budget_left, .. } = event else {
         return String::new();
     };
     let mut parts =
@@ -259,7 +280,6 @@ fn living(event: &Progress, cap: Option<u64>) -> String {
         let cap = cap.map(|c| format!(" of {}", Bytes(c))).unwrap_or_default();
         parts.push(format!("memory {}{cap}", Bytes(*now)));
     }
-    parts.push(words::duration(*elapsed));
     parts.join(", ") + &left(*budget_left)
 }
 

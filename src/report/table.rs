@@ -147,7 +147,7 @@ fn legend(r: &TuneResult, style: Style) -> String {
         None => {}
     }
     if reference.is_some() {
-        parts.push("±: half of the 95 % interval".to_owned());
+        parts.push("±: 95 % interval within a launch".to_owned());
     }
     if parts.is_empty() { String::new() } else { hang("", &parts.join("; "), style.width) }
 }

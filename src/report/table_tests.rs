@@ -17,7 +17,7 @@ fn the_baseline_runs_out_of_memory_and_a_rung_wins() {
      4  accumulation=2, amp=bf16              fit           1.21 GiB   296 MiB    412 ± 4     1.37x
      5  for advice: batch_size=32, amp=bf16   fit           1.07 GiB   436 MiB    455 ± 4     1.51x
     *6  confirm: accumulation=2, amp=bf16     fit           1.21 GiB   293 MiB    409 ± 3     1.35x
-    * the winner; relative: to trial 3, the first that fits; ±: half of the 95 % interval
+    * the winner; relative: to trial 3, the first that fits; ±: 95 % interval within a launch
 
     winner: accumulation=2, amp=bf16
       confirmed in a fresh process: peak 1.21 GiB, headroom 293 MiB, 409 ± 3 samples/s, 1.35x trial 3
@@ -46,7 +46,7 @@ fn the_baseline_wins() {
      1  baseline           fit      700 MiB   836 MiB    512 ± 4     1.00x
      2  num_workers=2      fit      901 MiB   635 MiB    488 ± 9     0.95x
     *3  confirm: baseline  fit      702 MiB   834 MiB    511 ± 5     1.00x
-    * the winner; relative: to the baseline; ±: half of the 95 % interval
+    * the winner; relative: to the baseline; ±: 95 % interval within a launch
 
     winner: as the script is
       confirmed in a fresh process: peak 702 MiB, headroom 834 MiB, 511 ± 5
@@ -124,7 +124,7 @@ fn interrupted() {
     *2  accumulation=4  fit            980 MiB   556 MiB    302 ± 2     1.00x
      3  amp=bf16        interrupted          -         -          -         -
     * the best so far, not confirmed; relative: to trial 2, the first that fits; ±:
-    half of the 95 % interval
+    95 % interval within a launch
 
     best so far: accumulation=4
       not confirmed in a fresh process: a candidate, not a claim

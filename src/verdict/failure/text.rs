@@ -48,19 +48,40 @@ static MATTERS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&format!("(?i){words}")).expect("a fixed pattern")
 });
 
+/// The stricter choice, for logs in which every line has one of the words above.
+static MATTERS_MOST: LazyLock<Regex> = LazyLock::new(|| {
+    let words = "out of memory|memoryerror|outofmemory|exceed|bad_alloc|allocat\\w+ (?:memory|on device)|oom|killed\
+                 |alloc_failed|_status_|errno|traceback|error: |exitcode|exit (?:code|status)|signal|shm|ancdata\
+                 |open files|assert|illegal|space left|interrupt|cancelled|skipp|显存|nvml_success|valid cudnn|engine";
+    Regex::new(&format!("(?i){words}")).expect("a fixed pattern")
+});
+
 /// A long log, cut down: its first and last part, and what can matter between them with the lines around.
 pub fn digest(text: &str) -> std::borrow::Cow<'_, str> {
     if text.len() <= WHOLE {
         return text.into();
     }
     let lines: Vec<&str> = text.split(['\n', '\r']).collect();
+    let mut out = chosen(&lines, &MATTERS);
+    if out.len() > KEPT {
+        out = chosen(&lines, &MATTERS_MOST);
+    }
+    if out.len() > KEPT {
+        let front = cut(&out, 0, KEPT / 2);
+        let from = out.len() - KEPT / 2;
+        out = format!("{front}\n{}", cut(&out, from, KEPT));
+    }
+    out.into()
+}
+
+/// The lines at both edges and those that matter, with the lines around them.
+fn chosen(lines: &[&str], matters: &Regex) -> String {
     let mut keep = vec![false; lines.len()];
     let edge = 200.min(lines.len());
     keep[..edge].fill(true);
-    let tail = lines.len() - edge;
-    keep[tail..].fill(true);
+    keep[lines.len() - edge..].fill(true);
     for (i, line) in lines.iter().enumerate() {
-        if MATTERS.is_match(cut(line, 0, 4096)) {
+        if matters.is_match(cut(line, 0, 4096)) {
             keep[i.saturating_sub(BEFORE)..(i + AFTER + 1).min(lines.len())].fill(true);
         }
     }
@@ -69,12 +90,7 @@ pub fn digest(text: &str) -> std::borrow::Cow<'_, str> {
         out.push_str(line);
         out.push('\n');
     }
-    if out.len() > KEPT {
-        let (front, end) = (cut(&out, 0, KEPT / 2).len(), out.len() - KEPT / 2);
-        let end = (end..out.len()).find(|i| out.is_char_boundary(*i)).unwrap_or(out.len());
-        out = format!("{}\n{}", &out[..front], &out[end..]);
-    }
-    out.into()
+    out
 }
 
 /// At most `length` bytes of `text` from `from`, on character boundaries.

@@ -129,8 +129,9 @@ knobs! {
     PinMemory = "pin_memory", Exact, Accepts::Bool;
     /// Batches that each worker loads ahead.
     PrefetchFactor = "prefetch_factor", Exact, Accepts::IntFrom(1);
-    /// Keep the workers alive between epochs.
-    PersistentWorkers = "persistent_workers", Exact, Accepts::Bool;
+    /// Keep the workers alive between epochs.  Not exact: a new epoch then draws no new base seed, so that everything
+    /// random after it (the next permutation, dropout) draws other numbers of the same process.
+    PersistentWorkers = "persistent_workers", Distribution, Accepts::Bool;
     /// `OMP_NUM_THREADS`, the threads of one process's CPU kernels.
     OmpThreads = "omp_threads", Exact, Accepts::IntFrom(1);
     /// The host allocator: `default`; `retain` keeps freed memory instead of returning it to the kernel after each

@@ -1,10 +1,25 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
-from . import accumulation, amp, checkpoint
+from . import accumulation, amp, checkpoint, dataloader, environment
 from .base import Knob
 
-KINDS = {kind.name: kind for kind in (accumulation.Accumulation, amp.Amp, checkpoint.Checkpoint)}
+KINDS = {
+    kind.name: kind
+    for kind in (
+        environment.Allocator,
+        dataloader.BatchSize,
+        accumulation.Accumulation,
+        amp.Amp,
+        checkpoint.Checkpoint,
+        dataloader.NumWorkers,
+        dataloader.PinMemory,
+        dataloader.PrefetchFactor,
+        dataloader.PersistentWorkers,
+        environment.OmpThreads,
+        environment.Malloc,
+    )
+}
 
 
 def install(session):

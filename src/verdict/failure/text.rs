@@ -137,6 +137,7 @@ static PREFIX: LazyLock<Regex> = LazyLock::new(|| {
           | \d{1,4}:\s                                                          # srun --label
           | \((?:[^()=]*\s)?pid=\d+[^()]*\)\s                                   # ray, servers
           | >+\s                                                                # quoted mail, markdown
+          | \s*(?:\#{1,6}|//)\s                                                 # comments, headings
           | [\w.-]{1,40}\s+\|\s                                                 # docker compose
           | [│┃║]\s?                                                            # boxes of rich
         )",

@@ -209,6 +209,8 @@ struct DemoArgs {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = Cli::try_parse_from(&args).map_err(|e| explain(&e, &args))?;
+    let line: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let job = |args| job(args, line.clone());
     match cli.sub {
         None => Ok(Request::Tune(job(cli.tune)?)),
         Some(Sub::Tune(args)) => Ok(Request::Tune(job(args)?)),
@@ -229,7 +231,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
     }
 }
 
-fn job(args: JobArgs) -> Result<Job, Exit> {
+fn job(args: JobArgs, invocation: Vec<String>) -> Result<Job, Exit> {
     if args.command.is_empty() && args.recipe.is_none() {
         return Err(Exit::new(
             exit::USAGE,
@@ -238,6 +240,7 @@ fn job(args: JobArgs) -> Result<Job, Exit> {
     }
     Ok(Job {
         command: args.command,
+        invocation,
         recipe: args.recipe,
         device: match args.device {
             DeviceArg::Auto => DeviceChoice::Auto,

@@ -144,7 +144,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         status: Status::Tuned,
         reason: String::new(),
         command: place.command.clone(),
-        invocation: std::env::args().collect(),
+        invocation: job.invocation.clone(),
         directory: place.cwd.display().to_string(),
         device: place.device,
         machine: machine(place, history),

@@ -1,6 +1,7 @@
 //! One file a subcommand; each reads like a table of contents.
 
 pub mod bench;
+pub mod demo;
 pub mod diagnose;
 pub mod environment;
 mod finish;
@@ -95,6 +96,8 @@ pub enum Verbosity {
 pub struct Job {
     /// The command as typed after `--`; empty when the recipe carries it.
     pub command: Vec<OsString>,
+    /// The whole command line, program first, for commands that are suggested.
+    pub invocation: Vec<String>,
     /// File or name.
     pub recipe: Option<String>,
     /// Where training happens.
@@ -172,7 +175,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()?),
         Request::Run(request) => run::run(&request),
-        Request::Demo { .. } => anyhow::bail!("not wired yet"),
+        Request::Demo { yes, keep } => demo::run(yes, keep),
     }
 }
 

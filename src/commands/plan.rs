@@ -22,7 +22,7 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
     let baseline = Configuration::baseline();
     let text = PlanText {
         command: place.command.clone(),
-        invocation: std::env::args().filter(|a| a != "plan").collect(),
+        invocation: job.invocation.iter().filter(|a| *a != "plan").cloned().collect(),
         cap: place.cap.clone(),
         numerics: place.recipe.policy.numerics,
         ladder,

@@ -271,10 +271,10 @@ impl Observation {
         Some(self.cap.bytes?.saturating_sub(self.peak()?))
     }
 
-    /// Median samples per second of a trial that fits.
+    /// Median samples per second of a trial that fits; of a disturbed one too, whose figure is less certain.
     pub fn throughput(&self) -> Option<f64> {
         match self.verdict {
-            Verdict::Fit => self.timing.as_ref().map(|t| t.samples_per_second),
+            Verdict::Fit | Verdict::Disturbed => self.timing.as_ref().map(|t| t.samples_per_second),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use super::result::{Status, TuneResult};
 pub fn commands(r: &TuneResult) -> Vec<String> {
     let mut next = Vec::new();
     if let (Some(env), Some(_)) = (&r.files.env, &r.winner) {
-        next.push(run(env, &r.command));
+        next.push(run(r.invocation.first(), env, &r.command));
     }
     match r.status {
         Status::Tuned | Status::NothingFits => {
@@ -29,9 +29,9 @@ pub fn commands(r: &TuneResult) -> Vec<String> {
     next
 }
 
-/// `autofit run -- COMMAND`.
-fn run(env: &str, command: &[String]) -> String {
-    let mut words = vec!["autofit".to_owned(), "run".to_owned()];
+/// `autofit run -- COMMAND`, with the program as it was typed.
+fn run(program: Option<&String>, env: &str, command: &[String]) -> String {
+    let mut words = vec![program.map_or("autofit", String::as_str).to_owned(), "run".to_owned()];
     if env != "autofit.env" {
         words.extend(["--env".to_owned(), env.to_owned()]);
     }

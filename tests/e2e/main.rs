@@ -4,4 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_inputs;
+mod interrupt;
 mod pyenv;
+mod tune;
+mod wrappers;

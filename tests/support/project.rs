@@ -35,6 +35,11 @@ impl Project {
         project
     }
 
+    /// With `tiny.py`, a training script that is over quickly.
+    pub fn with_tiny() -> Self {
+        Self::new().file("tiny.py", include_str!("scripts/tiny.py"))
+    }
+
     /// With one more file.
     pub fn file(self, name: &str, content: &str) -> Self {
         let path = self.path().join(name);
@@ -51,6 +56,26 @@ impl Project {
     /// A file's text.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// `result.json` of the only search here.
+    pub fn result(&self) -> serde_json::Value {
+        let results: Vec<_> = fs::read_dir(self.path().join(".autofit"))
+            .unwrap()
+            .map(|e| e.unwrap().path().join("result.json"))
+            .filter(|p| p.exists())
+            .collect();
+        assert_eq!(results.len(), 1, "one search, one result: {results:?}");
+        serde_json::from_slice(&fs::read(&results[0]).unwrap()).unwrap()
+    }
+
+    /// Lines of the journal of the only search here; none before there is one.
+    pub fn journal(&self) -> Vec<serde_json::Value> {
+        let Ok(entries) = fs::read_dir(self.path().join(".autofit")) else { return Vec::new() };
+        entries
+            .filter_map(|e| fs::read_to_string(e.unwrap().path().join("journal.jsonl")).ok())
+            .flat_map(|text| text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<_>>())
+            .collect()
     }
 
     /// All that is in it now, but for what autofit says it leaves: `autofit.env` and `.autofit/`.

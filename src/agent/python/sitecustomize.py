@@ -27,8 +27,13 @@ def _start_agent():
 
 
 def _chain():
-    from importlib.machinery import PathFinder
-    from importlib.util import module_from_spec
+    try:
+        # Loaded in every interpreter; `importlib.util` is not.
+        from _frozen_importlib import module_from_spec
+        from _frozen_importlib_external import PathFinder
+    except ImportError:
+        from importlib.machinery import PathFinder
+        from importlib.util import module_from_spec
 
     here = os.path.dirname(os.path.abspath(__file__))
     elsewhere = [p for p in sys.path if os.path.abspath(p or os.curdir) != here]

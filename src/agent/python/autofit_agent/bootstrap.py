@@ -1,13 +1,17 @@
-"""Puts the parts together, once, before the script's first line."""
+"""Puts the parts together: a few before the script's first line, the rest once torch is there.
 
-import importlib
+What runs before the script's first line imports next to nothing that an interpreter has not loaded already,
+and reads one small file: many Python processes may inherit the agent, few of them train.
+"""
+
 import os
 import sys
 
 from . import imports, plan, roles, session
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_PARTS = {
+_EARLY = {"trial": ("ending", "seeds", "options"), "run": ()}
+_WITH_TORCH = {
     "trial": (
         "steps",
         "oom",
@@ -19,11 +23,8 @@ _PARTS = {
         "inference",
         "device_cap",
         "coverage",
-        "ending",
         "heartbeat",
         "frameworks",
-        "seeds",
-        "options",
         "root",
         "detect",
         "knobs",
@@ -47,19 +48,23 @@ def start():
     here = session.Session(the_plan, role)
     imports.install(here.fault)
     here.hello()
-    for part in _PARTS[mode]:
+    for part in _EARLY[mode]:
         _install(part, here)
+
+    def with_torch(_torch):
+        for part in _WITH_TORCH[mode]:
+            _install(part, here)
+
+    imports.on_import("torch", with_torch)
 
 
 def _install(part, here):
     """A part that cannot start is a fault like any other."""
+    name = f"{__package__}.{part}"
     try:
-        module = importlib.import_module(f"autofit_agent.{part}")
-    except ModuleNotFoundError as error:
-        if error.name == f"autofit_agent.{part}":
-            return
-        here.fault(part, error)
-        return
+        # By the package's own path: the script may have changed sys.path.
+        __import__(name)
+        module = sys.modules[name]
     except Exception as error:
         here.fault(part, error)
         return

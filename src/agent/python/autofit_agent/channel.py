@@ -1,14 +1,12 @@
 """The way to the launcher: one JSON object a line, appended whole to `events.<rank>.jsonl`."""
 
-import json
-import math
 import os
 
 
 def clean(value):
     """The value with what JSON cannot say replaced by null."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if value - value == 0.0 else None
     if isinstance(value, dict):
         return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -18,8 +16,30 @@ def clean(value):
     return str(value)
 
 
+def plain_line(record):
+    """`line` for texts, numbers, true, false and lists of them, without importing json."""
+    try:
+        from _json import encode_basestring_ascii as text
+    except ImportError:
+        return line(record)
+
+    def say(value):
+        if isinstance(value, str):
+            return text(value)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, list):
+            return "[" + ",".join(say(v) for v in value) + "]"
+        return repr(value)
+
+    fields = ",".join(f"{text(k)}:{say(v)}" for k, v in record.items())
+    return ("{" + fields + "}\n").encode("ascii")
+
+
 def line(record):
     """One line, newline included."""
+    import json
+
     try:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError):
@@ -36,7 +56,9 @@ class Channel:
         self._file = os.open(self.path, flags, 0o644)
 
     def write(self, records):
-        data = b"".join(line(r) for r in records)
+        self.write_bytes(b"".join(line(r) for r in records))
+
+    def write_bytes(self, data):
         while data:
             data = data[os.write(self._file, data) :]
 

@@ -8,10 +8,9 @@ KeyboardInterrupt makes scripts save. Several ranks end after the same step, whi
 import atexit
 import os
 import sys
-import threading
 import time
 
-from . import memory, roles
+from . import roles
 
 _CHILD_GRACE = 1.0  # seconds for children to end before they are killed
 _AHEAD = 3  # steps between rank 0's decision and the common end; ranks run in step, give or take one
@@ -31,8 +30,7 @@ class Ending:
 
     def __init__(self, session):
         self.session = session
-        self._lock = threading.Lock()
-        self._over = False
+        self._over = []
         self._stop_at = None
 
     def enough(self):
@@ -73,26 +71,27 @@ class Ending:
         session = self.session
         if self._over or os.getpid() != session.pid or not session.claim_for_end():
             return
-        error = session.ooms.uncaught
-        if error is None:
-            last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-            error = f"{type(last).__name__}: {last}" if last is not None else None
+        # Set by the interpreter for the exception that ended the script.
+        last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        error = f"{type(last).__name__}: {last}" if last is not None else None
+        if isinstance(last, MemoryError) and not hasattr(session, "ooms"):
+            session.oom("cpu", error, True)
         self._say("script_end" if error is None else "exception", error)
 
     def _say(self, reason, error):
-        with self._lock:
-            if self._over:
-                return
-            self._over = True
         session = self.session
-        for part in (
-            lambda: session.stepper.settle(wait=True),
-            session.phases.finish if reason == "script_end" else None,
-            lambda: session.ending(reason),
-            lambda: memory.reading(session, "end"),
-        ):
-            if part is not None:
-                session.guard("end")(part)()
+        # Appending is atomic: of two threads that come here the first one goes on.
+        mine = object()
+        self._over.append(mine)
+        if self._over[0] is not mine:
+            return
+        guard = session.guard
+        if hasattr(session, "stepper"):
+            guard("end: steps")(session.stepper.settle)(wait=True)
+            if reason == "script_end":
+                guard("end: phases")(session.phases.finish)()
+        session.ending(reason)
+        guard("end: memory")(_last_reading)(session)
         session.emit("end", reason=reason, error=error[:2000] if error else None)
 
     # Several ranks
@@ -119,6 +118,8 @@ class Ending:
         return self._stop_at
 
     def _wait_for_others(self):
+        from . import memory
+
         cuda = memory.cuda()
         if cuda is not None:
             cuda.synchronize()
@@ -128,6 +129,12 @@ class Ending:
         names = [self._path(f"stopped.{rank}") for rank in range(roles.world_size())]
         while time.monotonic() < end and not all(os.path.exists(name) for name in names):
             time.sleep(0.01)
+
+
+def _last_reading(session):
+    from . import memory
+
+    memory.reading(session, "end")
 
 
 def _end_children():

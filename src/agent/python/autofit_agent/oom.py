@@ -60,7 +60,6 @@ class Ooms:
 
     def __init__(self, session):
         self.session = session
-        self.uncaught = None  # text of the exception that reached the top
         self._observed = None
 
     # Agent frames
@@ -89,19 +88,7 @@ class Ooms:
             return
         error._autofit_told = fatal
         self._observed = None
-        self.tell(device, f"{type(error).__name__}: {error}", fatal)
-
-    def tell(self, device, message, fatal):
-        """Emits the record, from a process that has not trained yet too."""
-        self.session.claim_for_end()
-        self.session.emit(
-            "oom",
-            device=device,
-            phase=self.session.phase,
-            message=message[:2000],
-            step=self.session.steps,
-            fatal=fatal,
-        )
+        self.session.oom(device, f"{type(error).__name__}: {error}", fatal)
 
     def patch_optimizer(self, module):
         """Lets exceptions of `step()` pass a frame of ours, in every optimizer class."""
@@ -127,7 +114,6 @@ class Ooms:
         """`sys.excepthook`: the script ends."""
 
         def excepthook(kind, error, trace):
-            self.uncaught = f"{kind.__name__}: {error}"
             self.seen(error, fatal=True)
             previous(kind, error, trace)
 
@@ -162,7 +148,7 @@ class Ooms:
         """A step went by: an observation that no exception followed was caught by somebody."""
         observed, self._observed = self._observed, None
         if observed is not None and not observed[2]:
-            self.tell(f"cuda:{observed[0]}", observed[1], False)
+            self.session.oom(f"cuda:{observed[0]}", observed[1], False)
 
 
 def _number_after(text, word):

@@ -2,7 +2,7 @@
 
 import sys
 
-from . import imports, patches
+from . import imports
 
 _HELP = 200  # characters of a help text
 
@@ -26,6 +26,8 @@ class Options:
 
     def patch(self, argparse):
         """Wraps the method that every way of parsing goes through."""
+        from . import patches
+
         self._argparse = argparse
         patches.replace(argparse.ArgumentParser, "parse_known_args", self._make)
 

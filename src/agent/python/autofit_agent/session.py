@@ -41,7 +41,6 @@ which `loaders.py` calls, `index` being the order of construction.  `backward_ho
 with (tensors, keyword arguments) before each outermost `torch.autograd.backward`.
 """
 
-import functools
 import os
 import sys
 import time
@@ -49,6 +48,7 @@ import time
 from . import VERSION, channel, roles
 
 _KEPT_RECORDS = 4000  # Before the claim; far more than any script's options, loaders and knobs.
+_MESSAGE = 2000  # characters of an exception's text
 
 WAITING = "waiting"
 TRAINING = "training"
@@ -113,6 +113,12 @@ class Session:
         elif len(self._kept) < _KEPT_RECORDS:
             self._kept.append(record)
 
+    def oom(self, device, message, fatal):
+        """Memory ran out: written from a process that has not trained yet, too."""
+        self.claim_for_end()
+        message = message[:_MESSAGE]
+        self.emit("oom", device=device, phase=self.phase, message=message, step=self.steps, fatal=fatal)
+
     def emit_later(self, kind, many):
         """Like `emit` for several records (each with its own `at`), written at the next `flush` or `emit`."""
         if self.mode == "trial" and self.state == TRAINING:
@@ -158,7 +164,6 @@ class Session:
         """A decorator: an exception in the hook becomes a fault and never reaches the script."""
 
         def decorate(hook):
-            @functools.wraps(hook)
             def guarded(*args, **kwargs):
                 if name in self._off:
                     return None
@@ -168,6 +173,7 @@ class Session:
                     self.fault(name, error)
                     return None
 
+            guarded.__wrapped__ = hook
             return guarded
 
         return decorate
@@ -214,7 +220,8 @@ class Session:
             return
         # The file first: whoever reads the hello may already rely on it.
         channel.take(self.plan.trial_dir, "launched")
-        channel.Channel(self.plan.trial_dir, self.rank).write([self._hello(False)])
+        early = channel.plain_line(self._hello(False))
+        channel.Channel(self.plan.trial_dir, self.rank).write_bytes(early)
 
     def claim(self):
         """Makes this the process that reports, if it may be; true if it is."""

@@ -20,6 +20,8 @@ STEADY = 1.25
 EXTRA_WARMUP = 8
 # An optimizer that has not stepped while another stepped this often is no longer waited for.
 FORGET = 64
+# With several optimizers, measuring waits until each has stepped, but not for more steps than this.
+WAIT_FOR_ALL = 32
 # What a step is taken from, worst first.
 _TRUST = ("inference", "backward", "optimizer")
 # Step records are written together, at most this many seconds late.
@@ -45,6 +47,7 @@ class Steps:
         self.settle_fields = []  # functions(fields) that read what the device has finished by then
         self._stack = []
         self._ticker = Ticker()
+        self._seen = set()  # ids of the optimizers that have stepped
         self._warm = 0  # steps since warm-up began (again)
         self._measuring = False
         self._measure_from = None
@@ -88,6 +91,7 @@ class Steps:
             # Its step raised and was tried again.
             del self._stack[self._stack.index(optimizer) :]
         self._stack.append(optimizer)
+        self._seen.add(id(optimizer))
         self.session.phase = "train"
         self.session.phases.finish()
         if len(self._stack) == 1:
@@ -173,9 +177,7 @@ class Steps:
         plan = self.schedule
         if not self._measuring:
             self._warm += 1
-            if self._warm >= max(plan.warmup_steps, 1) and (
-                self._is_steady() or self._warm >= plan.warmup_steps + EXTRA_WARMUP
-            ):
+            if self._warm >= max(plan.warmup_steps, 1) and self._is_steady():
                 self._measuring = True
                 self._measure_from = time.perf_counter()
             return
@@ -191,6 +193,11 @@ class Steps:
             self.session.measured_enough()
 
     def _is_steady(self):
+        all_seen = len(self._seen) >= sum(1 for o in self.session.optimizers if o() is not None)
+        if self.source == "optimizer" and not all_seen and self._warm < WAIT_FOR_ALL:
+            return False
+        if self._warm >= self.schedule.warmup_steps + EXTRA_WARMUP:
+            return True
         return len(self._recent) >= 2 and max(self._recent) <= STEADY * min(self._recent)
 
 

@@ -8,13 +8,14 @@ is back in the spec before that code runs, so the module sees nothing of us.
 import sys
 
 _waiting = {}
+_ready = set()  # modules whose code has run, though Python may still call them initializing
 _report = [None]
 
 
 def on_import(name, callback):
     """Calls `callback(module)` once `name` is imported; at once if it already is."""
     module = sys.modules.get(name)
-    if module is not None and not _initializing(module):
+    if module is not None and (name in _ready or not _initializing(module)):
         _call(name, callback, module)
         return
     _waiting.setdefault(name, []).append(callback)
@@ -88,5 +89,6 @@ class _Loader:
             module.__loader__ = loader
         loader.exec_module(module)
         name = module.__spec__.name
+        _ready.add(name)
         for callback in _waiting.pop(name, []):
             _call(name, callback, sys.modules.get(name, module))

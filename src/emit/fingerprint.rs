@@ -53,7 +53,7 @@ impl Fingerprint {
         }
         let mut known = |what: &str, then: Option<&str>, now: Option<&str>| {
             if let (Some(a), Some(b)) = (then, now)
-                && a != b
+                && !same_version(a, b)
             {
                 out.push(format!("{what} was {a}, is {b}"));
             }
@@ -97,6 +97,12 @@ fn starts_with_python(path: &Path) -> bool {
 fn sha256(path: &Path) -> Option<String> {
     let digest = Sha256::digest(fs::read(path).ok()?);
     Some(digest.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// `2.11.0+cu130`, as the package says of itself, is `2.11.0` where its installer left the local part out.
+fn same_version(a: &str, b: &str) -> bool {
+    let public = |v: &str| v.split_once('+').map_or(v.to_owned(), |(public, _)| public.to_owned());
+    a == b || (a.contains('+') != b.contains('+') && public(a) == public(b))
 }
 
 #[cfg(test)]

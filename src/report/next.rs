@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn the_run_command_names_a_file_that_is_not_where_the_user_stands() {
-        assert_eq!(run("autofit.env", &words("python t.py")), "autofit run -- python t.py");
+        assert_eq!(run(None, "autofit.env", &words("python t.py")), "autofit run -- python t.py");
         assert_eq!(
-            run("out dir/autofit.env", &words("python t.py")),
+            run(None, "out dir/autofit.env", &words("python t.py")),
             "autofit run --env 'out dir/autofit.env' -- python t.py"
         );
     }

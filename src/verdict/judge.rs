@@ -234,11 +234,14 @@ fn diverged(facts: &TrialFacts) -> Rule {
 }
 
 fn too_short(facts: &TrialFacts) -> Rule {
-    let whole = facts.end_reason == Some(EndReason::ScriptEnd);
+    // Cut off by something else than the agent's own decision, or by the script's end, it may have been about to fail.
+    let ended_well = |r| matches!(r, EndReason::ScriptEnd | EndReason::Covered | EndReason::Measured);
+    let whole = facts.end_reason.is_some_and(ended_well);
     let why = match &facts.timing {
         None => format!("ended after {} steps; none of them could be timed", facts.steps),
-        // A script that is over has no more steps to measure.
-        Some(t) if t.steps < facts.min_steps && !whole && facts.end_reason != Some(EndReason::Covered) => {
+        // A script that is over has no more steps to measure; of those that the agent measured, uneven ones at the
+        // front were dropped as warm-up.
+        Some(t) if t.steps < facts.min_steps && !whole => {
             format!("measured {} steps, {} were asked for", t.steps, facts.min_steps)
         }
         Some(_) => return None,

@@ -120,9 +120,20 @@ class Coverage:
             self._next_epoch = True
 
     def step_ended(self, _index):
-        """The first step of the next epoch ends the trial; without a loader, enough steps do."""
-        enough = self.session.stepper.enough
-        if enough and (self._next_epoch or self.session.samples.source != "loader"):
+        """The first step of the next epoch ends the trial.
+
+        Without a loader an epoch cannot be cut short: the trial goes on until the script has evaluated and saved
+        by itself, or for as long as a phase may take.
+        """
+        if not self.session.stepper.enough:
+            return
+        if self.session.samples.source == "loader":
+            over = self._next_epoch
+        else:
+            self._loader_ended()  # starts the clock
+            phases = self.session.phases
+            over = phases.evals > 0 and phases.saves > 0
+        if over:
             self.session.end.now("covered")
 
     def _loader_ended(self):

@@ -28,7 +28,7 @@ class Run:
 
     def __init__(self, session):
         self.session = session
-        self._handles = []
+        self._left = False
         self._calls = 0
         self._differences = []
         self._checked = False
@@ -36,12 +36,10 @@ class Run:
         self._running = []
 
     def ready(self, module):
-        """Registers the global optimizer hooks, until they are no longer needed."""
-        guard = self.session.guard("run")
-        self._handles = [
-            module.register_optimizer_step_pre_hook(guard(self._before)),
-            module.register_optimizer_step_post_hook(guard(self._after)),
-        ]
+        """Registers the global optimizer hooks."""
+        before, after = (self.session.guard("run")(hook) for hook in (self._before, self._after))
+        module.register_optimizer_step_pre_hook(lambda *args: None if self._left else before(*args))
+        module.register_optimizer_step_post_hook(lambda *args: None if self._left else after(*args))
 
     def before(self, _root, _args, _kwargs):
         """A script without torch.optim is checked after its first calls."""
@@ -70,9 +68,9 @@ class Run:
             self._leave()
 
     def _leave(self):
-        handles, self._handles = self._handles, []
-        for handle in handles:
-            handle.remove()
+        # The two hooks stay registered and do nothing: torch is walking through its table of hooks right now, and
+        # taking one out would break the script's own step.
+        self._left = True
         if self in self.session.root_calls:
             self.session.root_calls.remove(self)
 

@@ -70,7 +70,9 @@ impl TuneResult {
         let all: &[Observation] =
             &input.observations.iter().map(|o| without_secrets(o, secrets)).collect::<Vec<_>>();
         let reference = reference(all);
-        let baseline = all.iter().find(|o| o.purpose == Purpose::Baseline);
+        let baselines = || all.iter().filter(|o| o.purpose == Purpose::Baseline);
+        // A disturbed one is launched again.
+        let baseline = baselines().find(|o| o.verdict == Verdict::Fit).or_else(|| baselines().next());
         let found = input.winner.and_then(|n| all.iter().find(|o| o.trial == n));
         let confirm = found.and_then(|w| confirm_of(w, all));
         let candidate = |o: &Observation| candidate(o, reference, baseline);
@@ -91,7 +93,11 @@ impl TuneResult {
             knobs: input.inspection.as_ref().map(knobs).unwrap_or_default(),
             baseline: baseline.map(candidate),
             reference_trial: reference.map(|o| o.trial),
-            winner: confirm.or(found).map(candidate),
+            winner: confirm.or(found).map(|o| Candidate {
+                // A confirm trial begins with the largest batch: its losses are those of other data.
+                parity: baseline.and_then(|b| parity(climbed(o, all), b)),
+                ..candidate(o)
+            }),
             confirmed: confirm.map(confirmed),
             trials: all.iter().map(|o| trial(o, reference, input.predictions.get(&o.trial))).collect(),
             cost: Cost { launches: u32::try_from(all.len()).unwrap_or(u32::MAX), seconds: input.seconds },
@@ -123,6 +129,13 @@ fn confirm_of<'a>(winner: &Observation, all: &'a [Observation]) -> Option<&'a Ob
     all.iter()
         .rev()
         .find(|o| o.purpose == Purpose::Confirm && o.verdict == Verdict::Fit && o.settings == winner.settings)
+}
+
+/// The trial of the same settings that saw the same data as the baseline.
+fn climbed<'a>(o: &'a Observation, all: &'a [Observation]) -> &'a Observation {
+    let same =
+        |t: &&Observation| t.settings == o.settings && t.purpose != Purpose::Confirm && !t.losses.is_empty();
+    all.iter().find(same).unwrap_or(o)
 }
 
 fn rate(o: &Observation) -> Option<Rate> {
@@ -164,7 +177,7 @@ fn candidate(o: &Observation, reference: Option<&Observation>, baseline: Option<
 
 /// Largest relative differences over the steps that both have; `None` when there is nothing to compare.
 fn parity(o: &Observation, with: &Observation) -> Option<Parity> {
-    if o.trial == with.trial {
+    if o.settings == with.settings || o.purpose == Purpose::Confirm {
         return None;
     }
     let steps = o.losses.len().min(with.losses.len());

@@ -72,6 +72,28 @@ fn loss_is_compared_with_a_baseline_that_has_one() {
 }
 
 #[test]
+fn losses_of_a_confirm_trial_are_those_of_other_data() {
+    let mut input = fixtures::baseline_wins();
+    let mut confirm = fixtures::fit(4, Purpose::Confirm, "num_workers=2", 901, 600.0, 9.0);
+    confirm.losses = vec![9.9, 9.9];
+    input.observations.push(confirm);
+    input.winner = Some(4);
+    let winner = assembled(&input).winner.unwrap();
+    assert_eq!((winner.trial, winner.parity.unwrap().loss), (4, Some(0.0)));
+}
+
+#[test]
+fn a_disturbed_baseline_gives_way_to_its_second_launch() {
+    let mut input = fixtures::baseline_wins();
+    let mut disturbed = input.observations[0].clone();
+    disturbed.verdict = Verdict::Disturbed;
+    input.observations[0].trial = 9;
+    input.observations.insert(0, disturbed);
+    let r = assembled(&input);
+    assert_eq!((r.baseline.unwrap().trial, r.reference_trial), (9, Some(9)));
+}
+
+#[test]
 fn an_out_of_memory_trial_says_where_and_how_much() {
     let r = assembled(&fixtures::nothing_fits());
     let oom = r.trials[0].oom.as_ref().unwrap();

@@ -52,7 +52,6 @@ fn the_baseline_wins() {
       confirmed in a fresh process: peak 702 MiB, headroom 834 MiB, 511 ± 5
       samples/s, 1.00x baseline
       train seen, eval not seen, save not seen, largest batch: not looked for
-      loss within 0 %, gradient norm within 0 % of the baseline's over 4 steps
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     cost: 3 launches, 28 s

@@ -23,16 +23,19 @@ pub fn number(x: f64) -> String {
     format!("{x:.*}", usize::try_from(decimals).unwrap_or(0))
 }
 
-/// `412 ± 3`, `12.34 ± 0.05`: the spread to one digit, rounded up, and the figure to the same place.
+/// `412 ± 3`, `12.34 ± 0.05`, `4700 ± 250`: the spread to one digit (two from 10 up), rounded up, and the figure to the
+/// same place.
 pub fn with_spread(x: f64, spread: f64) -> String {
     if !x.is_finite() || !spread.is_finite() || spread <= 0.0 {
         return number(x);
     }
-    let finest = DIGITS_WITH_SPREAD - 1 - magnitude(x);
-    let decimals = (-magnitude(spread)).min(finest).max(0);
+    let finest = (DIGITS_WITH_SPREAD - 1 - magnitude(x)).max(0);
+    let digits = i32::from(spread >= 10.0);
+    let decimals = (digits - magnitude(spread)).min(finest);
     let places = usize::try_from(decimals).unwrap_or(0);
     let unit = 10f64.powi(-decimals);
     let spread = (spread / unit - 1e-9).ceil() * unit;
+    let x = if decimals < 0 { (x / unit).round() * unit } else { x };
     format!("{x:.places$} ± {spread:.places$}")
 }
 
@@ -174,7 +177,8 @@ mod tests {
         assert_eq!(with_spread(12.3456, 0.04), "12.35 ± 0.04");
         assert_eq!(with_spread(0.012345, 0.0002), "0.0123 ± 0.0002");
         assert_eq!(with_spread(1234.5, 0.001), "1234 ± 1");
-        assert_eq!(with_spread(98765.0, 1200.0), "98765 ± 1200");
+        assert_eq!(with_spread(98765.0, 1200.0), "98800 ± 1200");
+        assert_eq!(with_spread(4703.9, 241.7), "4700 ± 250");
         assert_eq!(with_spread(5.0, 0.0), "5.00");
         assert_eq!(number(0.0), "0.00");
         assert_eq!(number(123_456.0), "123456");

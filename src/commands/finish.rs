@@ -226,10 +226,10 @@ fn document<P: FnMut(Progress)>(
 }
 
 fn head(place: &Workplace, winner: &Observation) -> env::Head {
-    let figures = winner.timing.as_ref().map(|t| format!("{} {}", words::throughput(t), words::unit(t)));
+    let figures = winner.timing.as_ref().map(words::throughput);
     let confirmed = match winner.purpose {
-        Purpose::Confirm => "confirmed by a launch of its own",
-        _ => "NOT confirmed: the search was stopped before",
+        Purpose::Confirm => "in a launch of its own",
+        _ => "NO, the search was stopped before",
     };
     env::Head {
         command: place.command.clone(),

@@ -75,7 +75,7 @@ static BAR: LazyLock<Regex> = LazyLock::new(|| compile(r"\d+%\|"));
 
 static FINISHED: LazyLock<Regex> = LazyLock::new(|| {
     compile(
-        r"\bdone training\b|\btraining (?:is |has |was )?(?:successfully )?(?:done|completed?|finished|ended)\b|\bfinished training\b|\btrain(?:ing)? finished\b|\ball done\b|\bcompleted successfully\b|\bfinished successfully\b|\b(?:successfully|run) (?:completed|finished)\b|\bsaved (?:the )?(?:final |best )?(?:model|checkpoint) to\b|训练(?:完成|结束)",
+        r"\bdone training\b|\btraining (?:is |has |was )?(?:successfully )?(?:done|completed?|finished|ended)\b|\bfinished training\b|\btrain(?:ing)? finished\b|\ball done\b|\bcompleted successfully\b|\bfinished successfully\b|\b(?:successfully|run) (?:completed|finished)\b|\btrial \d+ (?:finished|completed?)\b|\bsaved (?:the )?(?:final |best )?(?:model|checkpoint) to\b|训练(?:完成|结束)",
     )
 });
 
@@ -166,6 +166,8 @@ pub fn survived(text: &str, hit: &Hit, form: Form, failed_later: bool, clean_end
     }
     match form {
         Form::Advice => true,
+        // A loader without one of its workers does not go on, whatever other programs print into the same log.
+        _ if hit.sign == Sign::Worker => false,
         // Nothing more was printed, or only progress: it did what it said.  A crash right after: it did not help.
         Form::Handled => !crash || lines + bars > 0,
         Form::Logged => (lines >= 1 && lines + bars >= 2) || (clean_end && !crash),

@@ -200,7 +200,11 @@ fn other_exceptions(log: &str) -> Vec<usize> {
         .captures_iter(log)
         .filter(|c| {
             let message = c.get(2).map_or("", |m| m.as_str());
-            !FOLLOWS_A_DEATH.is_match(&c[1])
+            // A notebook writes the class above the traceback, too; its message stands below.
+            let heading =
+                c.get(0).is_some_and(|m| line_at(log, m.start()).ends_with("(most recent call last)"));
+            !heading
+                && !FOLLOWS_A_DEATH.is_match(&c[1])
                 && !FOLLOWS_A_DEATH.is_match(message)
                 && !ABOUT_MEMORY.is_match(&c[0])
         })

@@ -29,6 +29,7 @@ static CODES: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"return code\s*[:=]?\s*(-?\d+)",
         r"returned? non-?zero exit status (-?\d+)",
         r"\bexit(?:ed)?(?: with)?(?: an?)?(?: non-zero)? ?(?:code|status)(?: of)?\s*[:=]?\s*\(?(-?\d+)",
+        r"exit codes of the workers are \{SIG[A-Z]+\((-\d+)\)",
         r"\bexit_?code\W{0,3}[:=]\s*(-?\d+)",
         r"finished with exit code (-?\d+)",
         r"(?m)^\[\d+\]\S?\s+Exit (\d+)\b",

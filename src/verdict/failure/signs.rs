@@ -66,6 +66,7 @@ const GPU: &[&str] = &[
     r"\bPreconditionNotMet[^\n]*Out of memory error on GPU|\bOut of memory error on GPU\b",
     r"显存不足|显存溢出|GPU\s*内存不足|CUDA\s*内存不足",
     r"mémoire (?:CUDA|GPU) insuffisante|CUDA(?: hat)? (?:sin memoria|keinen Speicher|nicht genügend Speicher|メモリ不足)",
+    r"\b(?:CUDA|GPU|HIP) OOM\b|\bNo executable batch size found, reached zero",
     r"\bOOM (?:during|error|encountered|detected|occurred|in forward|in backward|in all workers)\b",
     r"\bran out of (?:GPU |CUDA |device )?memory\b",
 ];

@@ -95,6 +95,7 @@ pub(super) fn malloc(found: &Inspection) -> KnobSite {
             ("default".to_owned(), BTreeMap::new()),
             ("retain".to_owned(), set(&[NO_MMAP, NO_TRIM])),
             ("huge".to_owned(), set(&[NO_MMAP, NO_TRIM, HUGE_PAGES])),
+            ("pages".to_owned(), set(&[HUGE_PAGES])),
             ("trim".to_owned(), set(&TRIM)),
         ]),
         current: Some("default".to_owned()),

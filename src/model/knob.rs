@@ -135,8 +135,8 @@ knobs! {
     /// `OMP_NUM_THREADS`, the threads of one process's CPU kernels.
     OmpThreads = "omp_threads", Exact, Accepts::IntFrom(1);
     /// The host allocator: `default`; `retain` keeps freed memory instead of returning it to the kernel after each
-    /// step; `huge` also asks for huge pages; `trim` returns it at once.
-    Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "trim"]);
+    /// step; `huge` also asks for huge pages; `pages` asks for huge pages only; `trim` returns memory at once.
+    Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "pages", "trim"]);
     /// Process layout: `single`, `ddp`, `fsdp`.  Reserved: accepted in recipes, refused by this version with the reason.
     Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp"]);
     /// CPU offload: `none`, `activations`, `parameters`.  Reserved, like `strategy`.

@@ -46,7 +46,13 @@ pub(super) fn blame<'a>(o: &Observation, sound: impl Iterator<Item = &'a Configu
             return bans;
         }
     }
-    vec![Ban::With(difference(&o.settings, sound))]
+    let sound: Vec<&Configuration> = sound.collect();
+    let part = difference(&o.settings, sound.iter().copied());
+    // Of several new settings, those whose knob has never been turned in a launch that ran are to blame.
+    let known = |knob: &Knob| sound.iter().any(|s| s.get(*knob).is_some());
+    let new: Configuration =
+        Configuration(part.0.iter().filter(|(k, _)| !known(k)).map(|(k, v)| (*k, v.clone())).collect());
+    vec![Ban::With(if new.is_baseline() { part } else { new })]
 }
 
 fn not_applied(knob: Knob, value: &Value, objects: u32) -> Ban {

@@ -3,9 +3,9 @@
 use super::launches::State;
 use super::memory::MemoryModel;
 use super::replay::{Session, Step};
-use super::space::{MEMORY, Space, cannot_pay, with, without};
+use super::space::{LITTLE_WAIT, MEMORY, Space, cannot_pay, with, without};
 use super::speed::SpeedModel;
-use crate::model::{Configuration, Knob, Purpose};
+use crate::model::{Configuration, Knob, Purpose, Value};
 
 /// A launch is worth while if it promises at least this much more speed (its expected improvement).
 const WORTH: f64 = 0.01;
@@ -68,16 +68,20 @@ fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) 
         add(without(around, *knob));
     }
     let wait = session.loader_wait();
+    let still_waits = session.wait_of(around).is_none_or(|w| w >= LITTLE_WAIT);
     for knob in Knob::ALL.iter().filter(|k| !k.reserved()) {
         if cannot_pay(*knob, session.plan, space.found(), wait).is_some() {
             continue;
         }
         let needs_workers = matches!(knob, Knob::PrefetchFactor | Knob::PersistentWorkers);
-        if needs_workers && !workers(space, around) {
+        if needs_workers && (!workers(space, around) || !still_waits) {
             continue;
         }
         for value in space.values(*knob) {
-            add(with(around, *knob, value));
+            let more = *knob == Knob::NumWorkers && value > *around.get(*knob).unwrap_or(&Value::Int(0));
+            if !more || still_waits {
+                add(with(around, *knob, value));
+            }
         }
     }
     let mut bare = around.clone();

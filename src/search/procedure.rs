@@ -7,7 +7,7 @@ use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
 use super::priors::Context;
 use super::replay::{Halt, Session, Step};
-use super::settle::{prune, ranking, settle};
+use super::settle::{ranking, settle};
 use super::space::{Space, with};
 use crate::model::plan::Device;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
@@ -99,12 +99,9 @@ fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<O
 /// Explore, settle, prune; whatever the budget cuts short, the best so far.
 fn improve(session: &mut Session<'_>, space: &Space<'_>) -> Step<Configuration> {
     say_what_cannot_pay(session, space);
-    let mut kept = Vec::new();
-    let mut phases = |session: &mut Session<'_>| -> Step<Configuration> {
+    let phases = |session: &mut Session<'_>| -> Step<Configuration> {
         explore(session, space)?;
-        settle(session, space)?;
-        let best = best(session, space);
-        let winner = prune(session, space, best, &mut kept)?;
+        let winner = settle(session, space, best(session, space))?;
         larger_batch(session, space, &winner)?;
         Ok(winner)
     };
@@ -300,6 +297,11 @@ impl<'a> Session<'a> {
     pub fn loader_wait(&self) -> Option<f64> {
         let own_loader = |o: &&&Observation| o.settings.get(Knob::NumWorkers).is_none();
         self.seen.iter().filter(own_loader).find_map(|o| o.timing.as_ref()).map(|t| t.loader_wait_share)
+    }
+
+    /// The same in the latest timed launch of a configuration.
+    pub fn wait_of(&self, settings: &Configuration) -> Option<f64> {
+        timings(&self.seen, settings).last().map(|t| t.loader_wait_share)
     }
 
     /// Whether the script as it is ran out of memory for want of contiguous memory.

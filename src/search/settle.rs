@@ -5,19 +5,17 @@ use super::memory::MemoryModel;
 use super::replay::{Session, Step};
 use super::space::{Space, without};
 use super::speed::{Belief, SpeedModel};
-use crate::model::{Configuration, Purpose};
+use crate::model::{Configuration, Knob, Purpose};
 use crate::verdict::compare::{Comparison, Speed, compare_with};
 
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
-/// Launches that telling contenders apart may take.
-const SETTLING: usize = 5;
-/// Launches that pruning may take.
-const PRUNING: usize = 6;
-/// A contender has at least this probability to be faster than the best.
-const CONTENDS: f64 = 0.12;
-/// Two launches each that differ by less than this are a tie, and a third would not change that.
-const SAME: f64 = 0.015;
+/// Launches that all of this may take.
+const LEFT: usize = 8;
+/// A challenger has at least this probability to be faster than the champion by something that matters.
+const CONTENDS: f64 = 0.15;
+/// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.
+const MATTERS: f64 = 0.02;
 /// Below this probability to fit, taking a rung off is not worth a launch.
 const NO_CHANCE: f64 = 0.1;
 
@@ -39,22 +37,85 @@ pub(super) fn ranking(session: &Session<'_>, space: &Space<'_>) -> Vec<(Configur
     all
 }
 
-/// Repeats the best and its contenders in turns until they are told apart or have had their share.
-pub(super) fn settle(session: &mut Session<'_>, space: &Space<'_>) -> Step<()> {
-    for _ in 0..SETTLING {
-        let ranked = ranking(session, space);
-        let Some((best, belief)) = ranked.first() else { return Ok(()) };
-        let contender = ranked
-            .iter()
-            .skip(1)
-            .filter(|(c, b)| b.beats(*belief) > CONTENDS && !told_apart(session, best, c))
-            .map(|(c, _)| c)
-            .next();
-        let Some(contender) = contender else { return Ok(()) };
-        let Some(settings) = fewer(session, best, contender) else { return Ok(()) };
+/// From the best by what is believed to the best by what is shown.
+pub(super) fn settle(
+    session: &mut Session<'_>,
+    space: &Space<'_>,
+    best: Configuration,
+) -> Step<Configuration> {
+    let mut left = LEFT;
+    let mut champion = prune(session, space, best, &mut left)?;
+    let mut lost: Vec<Configuration> = Vec::new();
+    while let Some(challenger) = challenger(session, space, &champion, &lost) {
+        repeat(session, &champion, &challenger, &mut left)?;
+        if session.state(&champion) != State::Fits || beats(session, &challenger, &champion) {
+            lost.push(std::mem::replace(&mut champion, prune(session, space, challenger, &mut left)?));
+        } else {
+            lost.push(challenger);
+        }
+    }
+    Ok(champion)
+}
+
+/// The likeliest to be faster than the champion by something that matters.
+fn challenger(
+    session: &Session<'_>,
+    space: &Space<'_>,
+    champion: &Configuration,
+    lost: &[Configuration],
+) -> Option<Configuration> {
+    let ranked = ranking(session, space);
+    let mut bar = ranked.iter().find(|(c, _)| c == champion).map(|(_, b)| *b)?;
+    bar.mean += MATTERS;
+    let contends =
+        |(c, b): &&(Configuration, Belief)| c != champion && !lost.contains(c) && b.beats(bar) > CONTENDS;
+    ranked.iter().find(contends).map(|(c, _)| c.clone())
+}
+
+/// Launches both in turns until they are told apart, have had their share, or nothing is left.
+fn repeat(
+    session: &mut Session<'_>,
+    champion: &Configuration,
+    challenger: &Configuration,
+    left: &mut usize,
+) -> Step<()> {
+    while *left > 0 && !told_apart(session, champion, challenger) {
+        let Some(settings) = fewer(session, champion, challenger) else { return Ok(()) };
+        *left -= 1;
         session.launch(&settings, Purpose::Repeat)?;
+        // A repeat can end otherwise than the launch before it.
+        if session.state(champion) != State::Fits || session.state(challenger) != State::Fits {
+            return Ok(());
+        }
     }
     Ok(())
+}
+
+/// Whether the challenger takes the champion's place: it is measurably faster, or as fast and simpler, or as fast, as
+/// simple and in need of less memory.
+fn beats(session: &Session<'_>, challenger: &Configuration, champion: &Configuration) -> bool {
+    if session.state(challenger) != State::Fits {
+        return false;
+    }
+    let Some(c) = compared(session, challenger, champion) else { return false };
+    match c.verdict {
+        Speed::Faster => c.ratio.ln() >= MATTERS || simpler(challenger, champion),
+        Speed::Slower => false,
+        Speed::Tie if c.ratio.ln() <= -MATTERS => false,
+        Speed::Tie => {
+            simpler(challenger, champion)
+                || (challenger.0.len() == champion.0.len()
+                    && peak(session, challenger).zip(peak(session, champion)).is_some_and(|(a, b)| a < b))
+        }
+    }
+}
+
+fn simpler(a: &Configuration, b: &Configuration) -> bool {
+    a.0.len() < b.0.len()
+}
+
+fn peak(session: &Session<'_>, settings: &Configuration) -> Option<u64> {
+    session.seen.iter().filter(|o| o.settings == *settings).filter_map(|o| o.peak()).max()
 }
 
 /// The one that has been launched less often, if it has a launch left; of equals the contender, so that they take turns.
@@ -67,10 +128,10 @@ fn fewer(session: &Session<'_>, best: &Configuration, other: &Configuration) -> 
 
 fn told_apart(session: &Session<'_>, a: &Configuration, b: &Configuration) -> bool {
     let pairs = timings(&session.seen, a).len().min(timings(&session.seen, b).len());
-    match compared(session, a, b) {
-        Some(c) => c.verdict != Speed::Tie || pairs >= LAUNCHES || (pairs >= 2 && c.ratio.ln().abs() < SAME),
-        None => false,
-    }
+    compared(session, a, b).is_some_and(|c| {
+        // Two launches each that differ by nothing that matters are a tie, and a third would not change that.
+        c.verdict != Speed::Tie || pairs >= LAUNCHES || (pairs >= 2 && c.ratio.ln().abs() < MATTERS)
+    })
 }
 
 /// `a` against `b`, with the noise that this search has seen.
@@ -80,76 +141,55 @@ fn compared(session: &Session<'_>, a: &Configuration, b: &Configuration) -> Opti
 }
 
 /// Takes each knob of `winner` away; the simplest configuration that is not measurably slower.
-pub(super) fn prune(
+fn prune(
     session: &mut Session<'_>,
     space: &Space<'_>,
-    winner: Configuration,
-    kept: &mut Vec<String>,
+    mut winner: Configuration,
+    left: &mut usize,
 ) -> Step<Configuration> {
-    let mut winner = winner;
-    let mut launches = PRUNING;
-    let mut done = Vec::new();
+    let mut needed = Vec::new();
     loop {
-        let mut knobs: Vec<_> = winner.0.keys().copied().filter(|k| !done.contains(k)).collect();
         // What matters least by all that was measured goes first.
         let context = session.context(space);
         let fitting = session.fitting_in(space);
         let model = SpeedModel::new(&session.seen, &fitting, &context, session.plan.noise);
-        knobs.sort_by(|a, b| {
-            model.belief(&without(&winner, *b)).mean.total_cmp(&model.belief(&without(&winner, *a)).mean)
-        });
-        let Some(knob) = knobs.first().copied() else { return Ok(winner) };
-        done.push(knob);
+        let rest = |k: &Knob| model.belief(&without(&winner, *k)).mean;
+        let open = winner.0.keys().copied().filter(|k| !needed.contains(k));
+        let Some(knob) = open.max_by(|a, b| rest(a).total_cmp(&rest(b))) else { return Ok(winner) };
         let simpler = space.plain(&without(&winner, knob));
-        match is_needed(session, space, &winner, &simpler, &mut launches)? {
-            Some(why) => kept.push(format!("{knob}: {why}")),
-            None => {
-                winner = simpler;
-                done.retain(|k| winner.get(*k).is_some());
-            }
+        if is_needed(session, space, &winner, &simpler, left)? {
+            needed.push(knob);
+        } else {
+            winner = simpler;
         }
     }
 }
 
-/// Why `winner` is better than `simpler`; `None` when nothing shows that it is.
+/// Whether `winner` is shown to be better than `simpler`, or there is no way to find out.
 fn is_needed(
     session: &mut Session<'_>,
     space: &Space<'_>,
     winner: &Configuration,
     simpler: &Configuration,
-    launches: &mut usize,
-) -> Step<Option<String>> {
+    left: &mut usize,
+) -> Step<bool> {
     if session.state(simpler) == State::Unknown {
         let context = session.context(space);
         let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
-        if memory.fits(&context, simpler) < NO_CHANCE {
-            return Ok(Some("without it memory would run out, by all that was measured".to_owned()));
+        if *left == 0 || memory.fits(&context, simpler) < NO_CHANCE {
+            return Ok(true);
         }
-        if *launches == 0 {
-            return Ok(Some("not measured without it".to_owned()));
-        }
-        *launches -= 1;
+        *left -= 1;
         session.launch(simpler, Purpose::Prune)?;
     }
-    match session.state(simpler) {
-        State::TooLarge => return Ok(Some("without it memory runs out".to_owned())),
-        State::Bad | State::Unknown => return Ok(Some("without it the script does not run".to_owned())),
-        State::Fits => {}
+    if session.state(simpler) != State::Fits {
+        return Ok(true);
     }
-    while !told_apart(session, winner, simpler) && *launches > 0 {
-        let Some(settings) = fewer(session, winner, simpler) else { break };
-        *launches -= 1;
-        session.launch(&settings, Purpose::Repeat)?;
-        // A repeat can end otherwise than the launch before it.
-        if session.state(simpler) != State::Fits {
-            return Ok(Some("without it memory runs out".to_owned()));
-        }
-        if session.state(winner) != State::Fits {
-            return Ok(None);
-        }
+    repeat(session, winner, simpler, left)?;
+    if session.state(winner) != State::Fits {
+        return Ok(false);
     }
-    Ok(match compared(session, winner, simpler) {
-        Some(c) if c.verdict == Speed::Faster => Some(format!("{:+.0} % speed", (c.ratio - 1.0) * 100.0)),
-        _ => None,
-    })
+    let shown = compared(session, winner, simpler)
+        .is_some_and(|c| c.verdict == Speed::Faster && c.ratio.ln() >= MATTERS);
+    Ok(shown || session.state(simpler) != State::Fits)
 }

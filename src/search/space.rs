@@ -120,7 +120,7 @@ impl<'a> Space<'a> {
             Knob::Accumulation => ints(powers(2, self.parts().unwrap_or(MOST_PARTS))),
             Knob::Amp => vec!["bf16".into()],
             Knob::Checkpoint => vec!["alternate".into(), "all".into()],
-            Knob::Malloc => vec!["retain".into(), "huge".into(), "trim".into()],
+            Knob::Malloc => vec!["huge".into(), "retain".into(), "pages".into(), "trim".into()],
             Knob::BatchSize => self.batch_values(),
             Knob::OmpThreads => {
                 let cores = u64::from(self.plan.machine.cores.max(1));

@@ -57,6 +57,8 @@ pub struct Machine {
     pub batch_norm: bool,
     pub loader: bool,
     pub loader_wait: f64,
+    /// Workers that the script's loader has by itself.
+    pub own_workers: u32,
     pub fragmentation: Option<bool>,
     pub failure: Option<FailureKind>,
     pub cpu_bf16: bool,
@@ -85,6 +87,7 @@ impl Machine {
             batch_norm: false,
             loader: true,
             loader_wait: 0.0,
+            own_workers: 0,
             fragmentation: None,
             failure: None,
             cpu_bf16: false,
@@ -102,6 +105,7 @@ impl Machine {
             (Knob::Amp, "bf16", 0.45, 0.70),
             (Knob::Malloc, "retain", 1.12, 1.10),
             (Knob::Malloc, "huge", 1.18, 1.08),
+            (Knob::Malloc, "pages", 1.05, 1.0),
             (Knob::Malloc, "trim", 0.60, 0.85),
             (Knob::OmpThreads, "1", 0.62, 1.0),
         ] {
@@ -242,6 +246,7 @@ impl Machine {
             site: "train.py:41".into(),
             batch_size: Some(self.batch),
             batches: Some(1000),
+            num_workers: self.own_workers,
             sampler: "RandomSampler".into(),
             ..LoaderInfo::default()
         };
@@ -305,7 +310,10 @@ impl Machine {
             })
             .collect();
         let failure = too_large.then(|| Failure {
-            kind: self.failure.unwrap_or(FailureKind::HostOom),
+            kind: self.failure.unwrap_or(match self.device {
+                Device::Cpu => FailureKind::HostOom,
+                Device::Cuda => FailureKind::GpuOom,
+            }),
             fragmentation: self.fragmentation,
             fields: FailureFields::default(),
             cause: String::new(),

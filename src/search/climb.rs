@@ -23,7 +23,10 @@ pub(super) fn climb(session: &mut Session<'_>, space: &Space<'_>, purpose: Purpo
         let context = session.context(space);
         let model = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
         let chance: Vec<f64> = rungs.iter().map(|r| model.fits(&context, r)).collect();
-        let Some(at) = chance.iter().position(|p| *p >= HOPELESS).or_else(|| likeliest(&chance)) else {
+        let pieces = session.fragmentation() == Some(true);
+        let free = |r: &Configuration| pieces && is_allocator(r);
+        let worth = |(i, p): (usize, &f64)| *p >= HOPELESS || free(&rungs[i]);
+        let Some(at) = chance.iter().enumerate().position(worth).or_else(|| likeliest(&chance)) else {
             return Ok(false);
         };
         let settings = rungs.remove(at);
@@ -45,9 +48,14 @@ fn likeliest(chance: &[f64]) -> Option<usize> {
     best
 }
 
+/// A setting of the caching allocator and nothing else.
+fn is_allocator(settings: &Configuration) -> bool {
+    settings.0.len() == 1 && settings.get(Knob::Allocator).is_some()
+}
+
 fn device_rungs(session: &mut Session<'_>, space: &Space<'_>) -> Vec<Configuration> {
     let mut rungs = space.rungs();
-    let allocator = |r: &Configuration| r.0.len() == 1 && r.get(Knob::Allocator).is_some();
+    let allocator = is_allocator;
     match session.fragmentation() {
         // Memory is there, but in pieces: what costs nothing first, all of it.
         Some(true) => rungs.sort_by_key(|r| !allocator(r)),

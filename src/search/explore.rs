@@ -1,5 +1,7 @@
 //! From what fits to what is faster.
 
+use std::collections::BTreeSet;
+
 use super::launches::State;
 use super::memory::MemoryModel;
 use super::replay::{Session, Step};
@@ -9,8 +11,10 @@ use crate::model::{Configuration, Knob, Purpose, Value};
 
 /// A launch is worth while if it promises at least this much more speed (its expected improvement).
 const WORTH: f64 = 0.01;
-/// Launches of the exploration that fit, at most; those that run out of memory are short and count half.
+/// Launches of the exploration, at most.
 const MOST: f64 = 8.0;
+/// What a launch that runs out of memory costs, in launches that fit: it ends early.
+const SHORT: f64 = 0.7;
 /// Neighbours of this many of the best are looked at.
 const AROUND: usize = 3;
 
@@ -20,7 +24,7 @@ pub(super) fn explore(session: &mut Session<'_>, space: &Space<'_>) -> Step<()> 
     while spent < MOST {
         let Some(settings) = promising(session, space) else { return Ok(()) };
         session.launch(&settings, Purpose::Climb)?;
-        spent += if session.state(&settings) == State::Fits { 1.0 } else { 0.5 };
+        spent += if session.state(&settings) == State::Fits { 1.0 } else { SHORT };
     }
     Ok(())
 }
@@ -35,21 +39,26 @@ fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> 
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
     let incumbent = best.first()?.0;
     let mut top: Option<(f64, Configuration)> = None;
+    let mut looked_at = BTreeSet::new();
     for (_, around) in best.iter().take(AROUND) {
         for settings in neighbours(session, space, around) {
-            if session.state(&settings) != State::Unknown {
+            if !looked_at.insert(settings.clone()) || session.state(&settings) != State::Unknown {
                 continue;
             }
             let gain = speed.belief(&settings).improvement(incumbent);
-            // What asks for no more memory than something that fits is not held back by the memory model.
-            let chance = memory.fits(&context, &settings).max(0.02);
-            let value = gain * chance;
-            if top.as_ref().is_none_or(|(v, _)| value > *v + 1e-12) {
+            // The chance to fit can only lower it.
+            if gain <= top.as_ref().map_or(WORTH, |(v, _)| *v) {
+                continue;
+            }
+            let chance = memory.fits(&context, &settings);
+            // Per launch: one that runs out of memory is short.
+            let value = gain * chance / (chance + SHORT * (1.0 - chance));
+            if value > top.as_ref().map_or(WORTH, |(v, _)| *v + 1e-12) {
                 top = Some((value, settings));
             }
         }
     }
-    top.filter(|(value, _)| *value > WORTH).map(|(_, settings)| settings)
+    top.map(|(_, settings)| settings)
 }
 
 /// Knobs that may add speed and ask for some memory.

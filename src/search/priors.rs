@@ -56,9 +56,9 @@ impl Context<'_> {
             }
             (Knob::NumWorkers, Value::Int(n)) => self.workers(*n),
             (Knob::PrefetchFactor, _) => one(0.05 * self.wait_gain(), 0.10 * self.wait_gain()),
-            (Knob::PinMemory, _) => one(0.01, 0.03 + 0.2 * self.wait_gain()),
+            (Knob::PinMemory, _) => one(0.005, 0.015 + 0.2 * self.wait_gain()),
             (Knob::Allocator, _) if self.fragmented => one(0.10, 0.15),
-            (Knob::Allocator, _) => one(0.0, 0.03),
+            (Knob::Allocator, _) => one(0.0, 0.02),
             (Knob::BatchSize, Value::Int(b)) => self.batch_size(*b),
             _ => one(0.0, 0.02),
         }

@@ -1,5 +1,7 @@
 //! Which of the good ones is the best, and which of its knobs it needs.
 
+use std::cmp::Ordering;
+
 use super::launches::{State, noise, timings};
 use super::memory::MemoryModel;
 use super::replay::{Session, Step};
@@ -10,8 +12,10 @@ use crate::verdict::compare::{Comparison, Speed, compare_with};
 
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
-/// Launches that all of this may take.
-const LEFT: usize = 8;
+/// Launches that all of this may take: what is left of a usual search, within these bounds.
+const LEFT: std::ops::RangeInclusive<usize> = 4..=8;
+/// A usual search, its confirm trial left out.
+const USUAL: usize = 13;
 /// A challenger has at least this probability to be faster than the champion by something that matters.
 const CONTENDS: f64 = 0.15;
 /// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.
@@ -43,15 +47,15 @@ pub(super) fn settle(
     space: &Space<'_>,
     best: Configuration,
 ) -> Step<Configuration> {
-    let mut left = LEFT;
+    let mut left = USUAL.saturating_sub(session.seen.len()).clamp(*LEFT.start(), *LEFT.end());
     let mut champion = prune(session, space, best, &mut left)?;
     let mut lost: Vec<Configuration> = Vec::new();
     while let Some(challenger) = challenger(session, space, &champion, &lost) {
         repeat(session, &champion, &challenger, &mut left)?;
+        // Either way it has had its turn: what replaces it after pruning is not it.
+        lost.push(challenger.clone());
         if session.state(&champion) != State::Fits || beats(session, &challenger, &champion) {
             lost.push(std::mem::replace(&mut champion, prune(session, space, challenger, &mut left)?));
-        } else {
-            lost.push(challenger);
         }
     }
     Ok(champion)
@@ -98,20 +102,36 @@ fn beats(session: &Session<'_>, challenger: &Configuration, champion: &Configura
         return false;
     }
     let Some(c) = compared(session, challenger, champion) else { return false };
-    match c.verdict {
-        Speed::Faster => c.ratio.ln() >= MATTERS || simpler(challenger, champion),
-        Speed::Slower => false,
-        Speed::Tie if c.ratio.ln() <= -MATTERS => false,
-        Speed::Tie => {
-            simpler(challenger, champion)
-                || (challenger.0.len() == champion.0.len()
-                    && peak(session, challenger).zip(peak(session, champion)).is_some_and(|(a, b)| a < b))
-        }
+    match challenger.0.len().cmp(&champion.0.len()) {
+        Ordering::Greater => better(&c),
+        Ordering::Less => !better(&c.reversed()),
+        // Neither is simpler: what was measured decides, and inside what matters the larger headroom.
+        Ordering::Equal if c.ratio.ln().abs() >= MATTERS => c.ratio > 1.0,
+        Ordering::Equal => peak(session, challenger).zip(peak(session, champion)).is_some_and(|(a, b)| a < b),
     }
 }
 
-fn simpler(a: &Configuration, b: &Configuration) -> bool {
-    a.0.len() < b.0.len()
+/// Whether the first is faster by enough, and surely enough, to be worth one knob more.  The interval is one of 95 %;
+/// three quarters of it leave the knob that does nothing one chance in fourteen.
+fn better(c: &Comparison) -> bool {
+    let half = (c.interval.1 / c.interval.0).ln() / 2.0;
+    c.ratio.ln() >= MATTERS && c.ratio.ln() > 0.75 * half
+}
+
+/// The same comparison the other way round.
+trait Reversed {
+    fn reversed(&self) -> Self;
+}
+
+impl Reversed for Comparison {
+    fn reversed(&self) -> Self {
+        let verdict = match self.verdict {
+            Speed::Faster => Speed::Slower,
+            Speed::Slower => Speed::Faster,
+            Speed::Tie => Speed::Tie,
+        };
+        Self { ratio: 1.0 / self.ratio, interval: (1.0 / self.interval.1, 1.0 / self.interval.0), verdict }
+    }
 }
 
 fn peak(session: &Session<'_>, settings: &Configuration) -> Option<u64> {
@@ -189,7 +209,6 @@ fn is_needed(
     if session.state(winner) != State::Fits {
         return Ok(false);
     }
-    let shown = compared(session, winner, simpler)
-        .is_some_and(|c| c.verdict == Speed::Faster && c.ratio.ln() >= MATTERS);
+    let shown = compared(session, winner, simpler).is_some_and(|c| better(&c));
     Ok(shown || session.state(simpler) != State::Fits)
 }

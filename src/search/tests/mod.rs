@@ -63,7 +63,7 @@ fn where_nothing_helps_the_script_stays_as_it_is() {
     for speed in machine.speed.values_mut() {
         *speed = speed.min(1.0);
     }
-    let run = finds_the_best(&machine, CPU, 0.0, 10);
+    let run = finds_the_best(&machine, CPU, 0.0, 13);
     assert!(run.winner().is_baseline(), "{run}");
     assert!(run.outcome.reason.contains("was not beaten"), "{run}");
 }
@@ -153,7 +153,7 @@ fn a_candidate_that_fails_is_struck_out_and_named() {
         }
         law
     });
-    let run = finds_the_best(&machine, CPU, 0.04, 14);
+    let run = finds_the_best(&machine, CPU, 0.05, 14);
     let failures = run.history.iter().filter(|o| o.verdict == Verdict::Failed).count();
     assert_eq!(failures, 1, "it is tried once{run}");
     let named = run.outcome.skipped.iter().find(|s| s.what == "malloc=huge");

@@ -92,7 +92,7 @@ fn nothing_is_launched_beyond_its_repeats() {
 /// Launches and shortfall against the exact best, over many noisy machines.
 #[test]
 fn over_many_seeds_the_winner_is_close_to_the_best() {
-    for (noise, mean_slack, worst_slack) in [(0.01, 0.012, 0.06), (0.03, 0.02, 0.12), (0.08, 0.05, 0.25)] {
+    for (noise, mean_slack, worst_slack) in [(0.01, 0.012, 0.06), (0.03, 0.02, 0.12), (0.08, 0.07, 0.25)] {
         let (mut lost, mut launches, mut worst) = (Vec::new(), 0, (0.0, String::new()));
         for (i, cap) in [4000, 800, 700, 620, 560, 500].iter().cycle().take(30).enumerate() {
             let machine = Machine::cpu(*cap).set(|m| (m.noise, m.seed) = (noise, 100 + i as u64));

@@ -118,11 +118,13 @@ impl TuneResult {
 
 /// What relative figures are relative to: the baseline, or the first that fits when the baseline does not.
 pub fn reference(all: &[Observation]) -> Option<&Observation> {
-    let fits = |o: &&Observation| o.throughput().is_some();
-    all.iter()
-        .filter(fits)
-        .find(|o| o.purpose == Purpose::Baseline)
-        .or_else(|| all.iter().filter(fits).find(|o| o.purpose != Purpose::Advice))
+    // What was measured without disturbance comes first in each kind.
+    let measured = |kind: fn(&Observation) -> bool| {
+        let mut found = all.iter().filter(move |o| kind(o) && o.throughput().is_some());
+        let first = found.clone().next();
+        found.find(|o| o.verdict == Verdict::Fit).or(first)
+    };
+    measured(|o| o.purpose == Purpose::Baseline).or_else(|| measured(|o| o.purpose != Purpose::Advice))
 }
 
 fn confirm_of<'a>(winner: &Observation, all: &'a [Observation]) -> Option<&'a Observation> {

@@ -287,7 +287,7 @@ fn living(event: &Progress, cap: Option<u64>) -> String {
 fn ended(o: &Observation, reference: Option<&Observation>) -> String {
     let mut parts = vec![words::verdict(o.verdict, o.oom_phase)];
     parts.extend(words::memory(o));
-    if let (Some(t), Verdict::Fit) = (&o.timing, o.verdict) {
+    if let (Some(t), Some(_)) = (&o.timing, o.throughput()) {
         parts.push(words::throughput(t));
     }
     if let (Some(ratio), Some(r)) = (assemble::relative(o, reference), reference)

@@ -90,7 +90,9 @@ fn a_disturbed_baseline_gives_way_to_its_second_launch() {
     input.observations[0].trial = 9;
     input.observations.insert(0, disturbed);
     let r = assembled(&input);
-    assert_eq!((r.baseline.unwrap().trial, r.reference_trial), (9, Some(9)));
+    assert_eq!((r.baseline.as_ref().unwrap().trial, r.reference_trial), (9, Some(9)));
+    let text = crate::report::table::summary(&r, crate::report::style::Style::PLAIN);
+    assert!(text.contains("disturbed  700 MiB   836 MiB    512 ± 4     1.00x"), "{text}");
 }
 
 #[test]

@@ -47,7 +47,9 @@ struct Row {
 fn row(t: &Trial, r: &TuneResult, winner: Option<u32>) -> Row {
     let m = &t.measured;
     let fits = t.verdict == Verdict::Fit;
-    let rate = m.samples_per_second.as_ref().filter(|_| fits);
+    // A disturbed figure is less certain, but it is one.
+    let measured = fits || t.verdict == Verdict::Disturbed;
+    let rate = m.samples_per_second.as_ref().filter(|_| measured);
     Row {
         mark: if winner == Some(t.trial) { "*" } else { "" },
         number: t.trial.to_string(),

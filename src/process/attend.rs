@@ -86,6 +86,16 @@ impl Control {
         found.into_iter().filter(|pid| !ours(pid)).collect()
     }
 
+    /// A process that sees what the script sees, and lives as long as the trial: the helper, or the first process of
+    /// its PID namespace.
+    pub(super) fn first(&self) -> Option<i32> {
+        if self.is_gone() {
+            return None;
+        }
+        let found = tree::descendants(self.0.helper).into_iter().find(|pid| is_helper(*pid));
+        Some(found.unwrap_or(self.0.helper))
+    }
+
     /// TERM now, KILL after the grace, from a thread of its own: callers may be anywhere.
     pub(super) fn end(&self, grace: Duration) {
         let due = Instant::now() + grace;

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::abilities::abilities;
 use super::launch::{Launch, StartError};
-use crate::sandbox::scratch::{Scratch, sweep};
+use crate::sandbox::scratch::{Scratch, VARIABLE, is_in_memory, sweep};
 use crate::sandbox::{self, Kind, View, Wanted};
 
 /// The decisions.
@@ -44,12 +45,22 @@ pub(super) fn prepare(launch: &Launch) -> Result<Prepared, StartError> {
         prepared.notes.push(format!("no PID namespace here ({error}): a daemon of the script may escape"));
     }
     std::fs::create_dir_all(&launch.trial_dir).map_err(place(&launch.trial_dir))?;
+    make_device_nodes();
     match kind {
         Kind::None => {}
         Kind::Overlay => overlay(launch, &mut prepared)?,
         Kind::Landlock | Kind::Copy => copy(launch, &mut prepared)?,
     }
     Ok(prepared)
+}
+
+/// CUDA's first use after a boot makes a device node through a program with raised privileges, which a sandbox takes
+/// away: done here, before, as the script itself would have it done.
+fn make_device_nodes() {
+    let is_there = |path: &str| Path::new(path).exists();
+    if is_there("/dev/nvidiactl") && !is_there("/dev/nvidia-uvm") {
+        let _ = Command::new("nvidia-modprobe").args(["-u", "-c=0"]).stdin(Stdio::null()).output();
+    }
 }
 
 fn place(path: &Path) -> impl Fn(io::Error) -> StartError {
@@ -69,6 +80,12 @@ fn real(launch: &Launch) -> Result<Vec<PathBuf>, StartError> {
 fn overlay(launch: &Launch, prepared: &mut Prepared) -> Result<(), StartError> {
     sweep();
     let scratch = Scratch::create().map_err(refused)?;
+    if is_in_memory(scratch.path()) {
+        prepared.notes.push(format!(
+            "files that trials write are kept in memory ({}) and count as theirs; name a place on disk in {VARIABLE}",
+            scratch.path().display()
+        ));
+    }
     let caches = launch
         .cache_layer
         .as_ref()

@@ -144,6 +144,13 @@ impl Running {
         self.group_dir.as_deref()
     }
 
+    /// The trial's `/dev/shm` as this process can look at it: in a sandbox it has its own.
+    pub fn shared_memory(&self) -> Option<PathBuf> {
+        let first = self.control.first()?;
+        let path = PathBuf::from(format!("/proc/{first}/root/dev/shm"));
+        path.is_dir().then_some(path)
+    }
+
     /// Since the command was started.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()

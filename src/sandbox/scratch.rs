@@ -103,6 +103,11 @@ fn choose() -> io::Result<PathBuf> {
     result
 }
 
+/// Whether what trials write would be kept in memory, and count as theirs.
+pub fn is_in_memory(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
+}
+
 /// Free bytes for this user.
 pub fn free(dir: &Path) -> Option<u64> {
     statvfs(dir).ok().map(|s| s.blocks_available() * s.fragment_size())

@@ -217,7 +217,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
                     gpus: self.site.gpus.clone(),
                     baseline: baseline.clone(),
                     cgroup: running.cgroup().map(Path::to_owned),
-                    shm: None,
+                    shm: running.shared_memory(),
                 };
                 let pids: Pids = Arc::new(move || pids.pids().into_iter().map(i32::cast_unsigned).collect());
                 Some(Sampler::start(pids, options).context("cannot watch the trial")?)

@@ -190,6 +190,21 @@ fn what_the_sandbox_uses_is_removed() {
 }
 
 #[test]
+fn scratch_of_a_killed_launcher_is_removed_and_that_of_living_ones_kept() {
+    let base = autofit::sandbox::scratch::base().unwrap();
+    // Process 1 lives, but was not started at tick 77.
+    let left = base.join("1-77-0");
+    fs::create_dir_all(left.join("layer-1/work/work")).unwrap();
+    fs::set_permissions(left.join("layer-1/work/work"), fs::Permissions::from_mode(0o000)).unwrap();
+    let other = base.join("a-search");
+    fs::create_dir_all(&other).unwrap();
+    let ours = autofit::sandbox::scratch::Scratch::create().unwrap();
+    autofit::sandbox::scratch::sweep();
+    assert!(!left.exists() && other.exists() && ours.path().exists());
+    fs::remove_dir(other).unwrap();
+}
+
+#[test]
 fn shared_memory_is_the_trials_own() {
     let case = project(
         "import os\n\
@@ -201,6 +216,14 @@ fn shared_memory_is_the_trials_own() {
     );
     let tail = leaves_no_trace(&case);
     assert!(tail.iter().any(|l| l.contains("autofit-left-behind")), "{tail:?}");
+    let slow = project(
+        "open('/dev/shm/autofit-seen', 'w').write('x'); print('up', flush=True); import time; time.sleep(30)",
+    );
+    let running = slow.start().unwrap();
+    crate::support::eventually("it is up", || running.tail(1) == ["up"]);
+    assert!(running.shared_memory().unwrap().join("autofit-seen").exists());
+    assert!(!Path::new("/dev/shm/autofit-seen").exists());
+    drop(running);
     assert!(!Path::new("/dev/shm/autofit-left-behind").exists());
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::mounts::{Own, Version, own};
+use super::delegated;
+use super::mounts::{Version, own};
 
 /// Why there is no cgroup for a trial.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +44,18 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes a cgroup below this process's own, with a limit in bytes if there is one.  Swap is off inside.
+    /// Makes a cgroup below this process's own (or beside it), with a limit in bytes if there is one.  Swap is off inside.
     ///
     /// # Errors
     /// When no memory cgroup is mounted, may be made, or may be limited.
     pub fn create(limit: Option<u64>) -> Result<Self, GroupError> {
         let own = own().ok_or(GroupError::NotMounted)?;
-        if own.version == Version::V2 {
-            delegate(&own)?;
-        }
+        let parent = match own.version {
+            Version::V1 => own.dir,
+            Version::V2 => delegated::parent(&own)?,
+        };
         let name = format!("autofit-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let dir = own.dir.join(name);
+        let dir = parent.join(name);
         fs::create_dir(&dir).map_err(|error| GroupError::Refused { path: dir.clone(), error })?;
         let mut group = Self { dir, version: own.version, kills_before: 0 };
         if !group.dir.join(group.limit_file()).exists() {
@@ -223,42 +225,6 @@ fn remove_children(dir: &Path) {
             let _ = fs::remove_dir(entry.path());
         }
     }
-}
-
-/// cgroup v2: makes the memory controller available to children of our group.  The kernel forbids that while
-/// processes live in the group itself, so if we are alone in it we move down into a leaf of our own.
-fn delegate(own: &Own) -> Result<(), GroupError> {
-    let control = own.dir.join("cgroup.subtree_control");
-    let has = |path: &Path| {
-        fs::read_to_string(path).is_ok_and(|t| t.split_whitespace().any(|controller| controller == "memory"))
-    };
-    if has(&control) {
-        return Ok(());
-    }
-    if !has(&own.dir.join("cgroup.controllers")) {
-        return Err(GroupError::NotDelegated(own.dir.clone()));
-    }
-    let enable = || fs::write(&control, "+memory");
-    let refused = |error| GroupError::Refused { path: control.clone(), error };
-    match enable() {
-        Ok(()) => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-        Err(error) => return Err(refused(error)),
-    }
-    let me = std::process::id().to_string();
-    let procs = fs::read_to_string(own.dir.join("cgroup.procs")).unwrap_or_default();
-    if procs.split_whitespace().any(|pid| pid != me) {
-        return Err(GroupError::NotDelegated(own.dir.clone()));
-    }
-    let leaf = own.dir.join("autofit-launcher");
-    if let Err(error) = fs::create_dir(&leaf)
-        && error.kind() != io::ErrorKind::AlreadyExists
-    {
-        return Err(GroupError::Refused { path: leaf, error });
-    }
-    fs::write(leaf.join("cgroup.procs"), &me)
-        .map_err(|error| GroupError::Refused { path: leaf.clone(), error })?;
-    enable().map_err(refused)
 }
 
 /// The number after a word at the start of a line.

@@ -4,6 +4,7 @@
 //! place that counts workers and shared memory once each.  Where no cgroup may be made, the limit becomes
 //! `RLIMIT_DATA`, which holds for each process alone and does not see shared memory: it is announced as weak.
 
+mod delegated;
 mod group;
 mod machine;
 mod mounts;

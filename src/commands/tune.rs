@@ -110,6 +110,9 @@ fn unusable(error: JournalError) -> Exit {
 
 fn open_journal(place: &Workplace, job: &Job) -> Result<(Journal, Vec<Observation>), Exit> {
     let env = place.out.join("autofit.env");
+    // `--out` names a place, not one that must be there.
+    std::fs::create_dir_all(&place.out)
+        .map_err(|e| Exit::new(exit::PLACE, format!("{} cannot be made: {e}", place.out.display())))?;
     crate::emit::env::check_target(&env).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
     let key = place.key(job);
     let (journal, history) = Journal::open(&place.out, &key, job.fresh).map_err(unusable)?;

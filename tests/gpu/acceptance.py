@@ -22,6 +22,7 @@ CAP_SLACK = 96 * MIB
 # Two launches of one configuration differ by allocator rounding and library workspaces.
 PEAK_TOLERANCE = 0.10
 
+DEVICE = "cuda"
 # Sized so that the baseline takes some GiB on the device and a step some tens of milliseconds.
 EXAMPLES = {
     "gpt": "--steps 80 --batch-size 64 --block-size 256 --n-layer 8 --n-head 8 --n-embd 512"
@@ -130,7 +131,7 @@ def tune(bench, name, cap, seconds, *more):
     words = [
         "tune",
         "--device",
-        "cuda",
+        DEVICE,
         "--json",
         "--out",
         out,
@@ -292,7 +293,7 @@ def start_search(bench, name):
         bench.bin,
         "tune",
         "--device",
-        "cuda",
+        DEVICE,
         "--fresh",
         "-q",
         "--out",

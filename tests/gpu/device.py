@@ -84,13 +84,13 @@ class Peak(threading.Thread):
     def __init__(self, device):
         super().__init__(daemon=True)
         self._device = device
-        self._stop = threading.Event()
+        self._halt = threading.Event()
         self.baseline = device.used()
         self.highest = 0
         self.samples = 0
 
     def run(self):
-        while not self._stop.wait(0.005):
+        while not self._halt.wait(0.005):
             self.highest = max(self.highest, self._device.used() - self.baseline)
             self.samples += 1
 
@@ -99,7 +99,7 @@ class Peak(threading.Thread):
         return self
 
     def __exit__(self, *_):
-        self._stop.set()
+        self._halt.set()
         self.join()
 
 

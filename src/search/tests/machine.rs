@@ -421,10 +421,6 @@ impl Run {
         assert_eq!(Some(&o.settings), self.outcome.settings.as_ref(), "{self}");
         o.settings.clone()
     }
-
-    pub fn launched(&self, settings: &str) -> bool {
-        self.history.iter().any(|o| o.settings.to_string() == settings)
-    }
 }
 
 impl std::fmt::Display for Run {

@@ -124,6 +124,6 @@ fn the_answer_does_not_depend_on_anything_but_plan_and_history() {
     let Run { history, .. } = machine.search(&plan);
     let again: SearchPlan = plan.clone();
     for length in 0..=history.len() {
-        assert_eq!(next(&plan, &history[..length]), next(&again, &history[..length].to_vec()));
+        assert_eq!(next(&plan, &history[..length]), next(&again, &history.clone()[..length]));
     }
 }

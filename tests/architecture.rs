@@ -113,8 +113,9 @@ fn names(line: &str, word: &str) -> bool {
     let part_of_name = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     line.match_indices(word).any(|(at, _)| {
         let ends_open = word.ends_with(|c: char| c.is_alphanumeric());
-        !part_of_name(line[..at].chars().next_back())
-            && !(ends_open && part_of_name(line[at + word.len()..].chars().next()))
+        let before = part_of_name(line[..at].chars().next_back());
+        let after = ends_open && part_of_name(line[at + word.len()..].chars().next());
+        !before && !after
     })
 }
 

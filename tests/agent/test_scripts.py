@@ -7,7 +7,8 @@ from support import HEAD, AgentTest
 LOOP = """
 model = Net()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-loader = DataLoader(TensorDataset(torch.randn(400, 8), torch.randint(0, 2, (400,))), batch_size=5, shuffle=True)
+data = TensorDataset(torch.randn(400, 8), torch.randint(0, 2, (400,)))
+loader = DataLoader(data, batch_size=5, shuffle=True)
 for epoch in range(100):
     for x, y in loader:
         optimizer.zero_grad()

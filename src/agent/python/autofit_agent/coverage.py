@@ -122,8 +122,8 @@ class Coverage:
     def step_ended(self, _index):
         """The first step of the next epoch ends the trial.
 
-        Without a loader an epoch cannot be cut short: the trial goes on until the script has evaluated and saved
-        by itself, or for as long as a phase may take.
+        Without a loader an epoch cannot be cut short: the trial goes on until the script has evaluated and
+        saved by itself, or for as long as a phase may take.
         """
         if not self.session.stepper.enough:
             return

@@ -68,8 +68,8 @@ class Run:
             self._leave()
 
     def _leave(self):
-        # The two hooks stay registered and do nothing: torch is walking through its table of hooks right now, and
-        # taking one out would break the script's own step.
+        # The two hooks stay registered and do nothing: torch is walking through its table of hooks right now,
+        # and taking one out would break the script's own step.
         self._left = True
         if self in self.session.root_calls:
             self.session.root_calls.remove(self)

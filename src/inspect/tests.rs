@@ -186,7 +186,8 @@ fn workers_are_set_by_option_or_by_the_agent_and_draw_other_numbers() {
 
 #[test]
 fn a_split_is_refused_where_it_would_change_training() {
-    let refusals: [(fn(&mut Script), &str); 7] = [
+    type Change = fn(&mut Script);
+    let refusals: [(Change, &str); 7] = [
         (|s| s.roots[0].batch_norm = true, "BatchNorm"),
         (|s| s.roots[0].recurrent = true, "recurrent state"),
         (|s| s.roots[0].batch = Some(1), "one sample"),

@@ -115,6 +115,65 @@ class Same(unittest.TestCase):
 
         self.compare(lambda: gpt(returns="both", ignore=-100), batches, step, how=None)
 
+    def test_weights_of_labels_show_in_gradients(self):
+        """Nearly equal losses: a count that is off by a label a sample must not pass."""
+        batches = tokens(4)
+        for i, batch in enumerate(batches):
+            for row in range(8):
+                batch[row, 17 - (row * (i + 3)) % 12 :] = -100  # the first label of a row always counts
+
+        class Shifts(GPT):
+            def forward(self, input_ids, attention_mask, labels):
+                logits, _ = super().forward(input_ids)
+                return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+        def make():
+            torch.manual_seed(0)
+            model = Shifts(returns="both", length=17)
+            for p in model.parameters():
+                p.data.mul_(0.05)
+            return model
+
+        def step(model, batch):
+            ids = batch.clamp(min=1)
+            return model(ids, (batch != -100).long(), batch)
+
+        self.compare(make, batches, step, how="labels other than -100 after a shift by one")
+
+    def test_counts_and_vectors_beside_the_loss(self):
+        class Counts(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Linear(4, 3)
+
+            def forward(self, x, y):
+                out = self.w(x)
+                right = (out.argmax(-1) == y).sum()
+                return {"loss": F.cross_entropy(out, y), "right": right, "load": out.detach().amax(0)}
+
+        g = torch.Generator().manual_seed(3)
+        batches = [(torch.randn(8, 4, generator=g), torch.randint(0, 3, (8,), generator=g)) for _ in range(5)]
+
+        def run():
+            torch.manual_seed(0)
+            model = Counts()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+            seen = []
+            for x, y in batches:
+                out = model(x, y)
+                optimizer.zero_grad()
+                out["loss"].backward()
+                optimizer.step()
+                seen += [out["right"].double(), *out["load"].double()]
+            return [*state_of(model), torch.stack(seen)]
+
+        plain = run()
+        with agent({"accumulation": 4}) as tuned:
+            ours = run()
+            self.assertEqual(tuned.of("fault"), [])
+            self.assertEqual(tuned.knob("accumulation")["effective"], 4)
+        self.assertLess(distance(plain, ours), ROUNDING)
+
     def test_own_accumulation_of_the_script(self):
         def run():
             model = gpt(returns="both")

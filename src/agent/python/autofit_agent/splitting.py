@@ -137,12 +137,19 @@ def counters(leaves, paths):
     """Ways to count labels in the batched integer arguments."""
     found = []
     for path, leaf in leaves:
-        if path in paths and is_label(leaf):
-            for ignored in IGNORED:
-                found.append(Counter(path, ignored, 0))
-                if leaf.dim() == 2 and leaf.shape[1] > 1:
-                    found.append(Counter(path, ignored, 1))
-    return found
+        if path not in paths or not is_label(leaf):
+            continue
+        for rank, ignored in enumerate(IGNORED):
+            if not bool((leaf == ignored).any()):
+                continue  # nothing to count: as by samples
+            for shift in (0, 1) if leaf.dim() == 2 and leaf.shape[1] > 1 else (0,):
+                found.append((_unlike_label(path), rank, len(found), Counter(path, ignored, shift)))
+    # What is called a label first, then the marks that are nothing else.
+    return [counter for _, _, _, counter in sorted(found, key=lambda entry: entry[:3])]
+
+
+def _unlike_label(path):
+    return not any(word in str(path[-1]).lower() for word in ("label", "target"))
 
 
 def most_uneven(leaves, found):

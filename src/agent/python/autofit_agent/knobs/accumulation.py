@@ -9,7 +9,9 @@ Which arguments are split, and how outputs make the whole, is found by trying (`
 the test is refused with the reason.
 """
 
-from .. import checking, describe, parts, splitting, tree
+import weakref
+
+from .. import checking, describe, outcome, parts, splitting, tree
 from .base import Knob
 
 LOOKS = 3  # first optimizer steps before which outputs in waiting are computed, should the script look later
@@ -18,6 +20,7 @@ LOOKS = 3  # first optimizer steps before which outputs in waiting are computed,
 FIRST = 16
 EVERY = 64
 MANY_ROOTS = 4
+MANY_CALLS = 64  # calls with outputs in waiting that are remembered between two steps
 
 
 class Accumulation(Knob):
@@ -38,7 +41,7 @@ class Accumulation(Knob):
             return
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-        self.classes = parts.Classes(self.torch)
+        self.classes = outcome.Classes(self.torch)
         before = self.session.guard("accumulation before step")(self._before_step)
         self.handle = register_optimizer_step_pre_hook(lambda *_: before())
 
@@ -94,6 +97,8 @@ class Accumulation(Knob):
             done, output = self._at_once(root, state, rule, call, args, kwargs)
             if done:
                 return output
+            if self.reason is not None:
+                return call(*args, **kwargs)
         return self._checkpointed(root, state, rule, call, args, kwargs)
 
     def _rule(self, state, args, kwargs):
@@ -127,12 +132,15 @@ class Accumulation(Knob):
         before = parts.random_state(torch)
         whole = parts.Call(root, call, rule, args, kwargs, self.wanted, torch)
         losses = state.losses or first_losses(rule)
-        outcome = parts.Outcome(whole, losses, self._scale(), state.kept)
-        outcome.looked_at, outcome.asked_gradient = state.looked_at(self), state.asked_gradient(self)
+        result = outcome.Outcome(whole, losses, self._scale(), state.kept)
+        result.looked_at, result.asked_gradient = state.looked_at(self), state.asked_gradient(self)
         start = None if state.parts else (torch.zeros(1, requires_grad=True) * 1).grad_fn
         try:
-            done = outcome.run(start)
-        except parts.Outside:
+            done = result.run(start)
+        except outcome.Outside:
+            done = False
+        except outcome.Unjoinable as error:
+            self.refuse("%s: %s cannot be put together from parts" % (root.name, error))
             done = False
         if not done:
             state.at_once = False
@@ -144,9 +152,10 @@ class Accumulation(Knob):
             root.name,
             ", " + rule.counter.text() if rule.counter else "",
         )
-        output = outcome.output(self.classes)
-        if self.steps < LOOKS and outcome.late:
-            self.waiting.append(outcome)
+        output = result.output(self.classes)
+        if self.steps < LOOKS or any(path in state.kept for path in result.late):
+            # Weak: it lives as long as the script holds an output in waiting.
+            self.waiting = [*self.waiting[-MANY_CALLS:], (weakref.ref(result), state)]
         return True, output
 
     def _scale(self):
@@ -181,12 +190,14 @@ class Accumulation(Knob):
     # Outputs in waiting.
 
     def _before_step(self):
-        """In the first steps: what the script may look at after the step is computed before it."""
+        """What the script may look at after the step is computed before it."""
         self.steps += 1
         waiting, self.waiting = self.waiting, []
-        for outcome in waiting:
-            for source in outcome.unlooked():
-                source.compute()
+        for reference, state in waiting:
+            result = reference()
+            for source in result.unlooked() if result is not None else ():
+                if self.steps <= LOOKS or source.path in state.kept:
+                    source.compute()
 
     def double_backward(self):
         if self.acts and self.wanted > 1:

@@ -1,7 +1,8 @@
-"""Settings turned in a process of its own, as the launcher does it: the same losses, and what the script does itself."""
+"""Settings turned in a process of its own, as the launcher does it; and what the script does by itself."""
 
 import os
 import sys
+import tempfile
 import unittest
 
 from support import AgentTest
@@ -53,6 +54,7 @@ for i in range(60):
 
 class Launch(AgentTest):
     def gpt(self, **changes):
+        self.trial = tempfile.mkdtemp(dir=self.folder)  # one launch a folder: the first process claims it
         settings = changes.get("settings", {})
         return self.launch(GPT, extra_path=HERE, ways={name: "agent" for name in settings}, **changes)
 

@@ -57,7 +57,8 @@ class Detect:
         patches.replace(
             importlib.import_module("torch.amp.autocast_mode").autocast, "__enter__", self._make_enter
         )
-        register = importlib.import_module("torch.optim.optimizer").register_optimizer_step_post_hook
+        register = importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook
+        # Before the step: whoever is told of its end already finds it counted.
         self._handle = register(self._updated)
         self.session.roots.on_found.append(self._found)
         self.session.root_calls.append(self)

@@ -52,3 +52,16 @@ fn no_cap_is_said_to_be_none() {
     assert!(ended.peak_bytes.unwrap() > 60 * MIB);
     assert!(machine_limit() > 60 * MIB);
 }
+
+#[test]
+fn groups_of_killed_launchers_are_removed_and_those_of_living_ones_kept() {
+    let living = python("import time; time.sleep(30)");
+    let running = living.start().unwrap();
+    let place = running.cgroup().unwrap().parent().unwrap().to_owned();
+    // No process has this number: it is above the kernel's largest.
+    let left = place.join("autofit-99999999-0");
+    std::fs::create_dir(&left).unwrap();
+    python("pass").run();
+    assert!(!left.exists(), "the group of a process that is gone");
+    assert!(running.cgroup().unwrap().exists(), "the group of a trial that runs");
+}

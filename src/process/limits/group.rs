@@ -54,6 +54,7 @@ impl Group {
             Version::V1 => own.dir,
             Version::V2 => delegated::parent(&own)?,
         };
+        sweep(&parent);
         let name = format!("autofit-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let dir = parent.join(name);
         fs::create_dir(&dir).map_err(|error| GroupError::Refused { path: dir.clone(), error })?;
@@ -213,6 +214,19 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.remove_within(Duration::ZERO);
+    }
+}
+
+/// Removes what killed launchers left.  The kernel refuses for a group in which a process still lives: that is for
+/// [`end_orphans`](crate::process::end_orphans), which knows whose they are.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let launcher =
+            name.to_str().and_then(|n| n.strip_prefix("autofit-")?.split_once('-')?.0.parse().ok());
+        if launcher.is_some_and(|pid| super::super::tree::stat(pid).is_none()) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod local;
 pub mod observe;
 pub mod patience;
 pub mod prepare;
+pub mod recorded;
 pub mod schedule;
 
 use crate::model::{Observation, TrialSpec};

@@ -3,6 +3,7 @@
 mod ends;
 mod machine;
 mod properties;
+mod recorded;
 
 use machine::{Machine, Run, settings};
 

@@ -1,4 +1,4 @@
-"""Production: the settings are read back once, compared with what was confirmed, and then the agent is gone.
+"""Production: the settings are read back once, compared with what was confirmed, then the agent is quiet.
 
 A knob that the fit depends on and that is not in force stops the run before the first update of a parameter.
  All other differences are one line on stderr.
@@ -28,18 +28,20 @@ class Run:
 
     def __init__(self, session):
         self.session = session
-        self._left = False
         self._calls = 0
         self._differences = []
         self._checked = False
         self._compared = False
-        self._running = []
 
     def ready(self, module):
-        """Registers the global optimizer hooks."""
-        before, after = (self.session.guard("run")(hook) for hook in (self._before, self._after))
-        module.register_optimizer_step_pre_hook(lambda *args: None if self._left else before(*args))
-        module.register_optimizer_step_post_hook(lambda *args: None if self._left else after(*args))
+        """Registers the global optimizer hooks.
+
+        They stay: torch must not lose a hook while it goes through them, and afterwards the two of them cost
+        less than a microsecond a step.
+        """
+        guard = self.session.guard("run")
+        module.register_optimizer_step_pre_hook(guard(self._before))
+        module.register_optimizer_step_post_hook(guard(self._after))
 
     def before(self, _root, _args, _kwargs):
         """A script without torch.optim is checked after its first calls."""
@@ -48,31 +50,23 @@ class Run:
             if self._calls > _WITHOUT_OPTIMIZER:
                 self._check()
 
-    def _before(self, optimizer, _args, _kwargs):
-        self.session.claim()
-        self._running.append(optimizer)
+    def _before(self, _optimizer, _args, _kwargs):
         if not self._checked:
+            self.session.claim()
             self._check()
 
-    def _after(self, optimizer, _args, _kwargs):
-        del self._running[:]
+    def _after(self, _optimizer, _args, _kwargs):
         session = self.session
+        if self._compared and not getattr(getattr(session, "roots", None), "detecting", False):
+            return
         session.steps += 1
         session.step_ended(session.steps - 1)
         if session.steps >= _PEAK_AFTER and not self._compared:
             self._compared = True
             self._compare_peak()
             self._tell()
-        roots = getattr(session, "roots", None)
-        if self._compared and not getattr(roots, "detecting", False):
-            self._leave()
-
-    def _leave(self):
-        # The two hooks stay registered and do nothing: torch is walking through its table of hooks right now,
-        # and taking one out would break the script's own step.
-        self._left = True
-        if self in self.session.root_calls:
-            self.session.root_calls.remove(self)
+            # Another list, not a shorter one: somebody may be going through it.
+            session.root_calls = [hook for hook in session.root_calls if hook is not self]
 
     # The comparison
 

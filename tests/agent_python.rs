@@ -1,0 +1,68 @@
+//! The Python side's own tests, `tests/agent/*.py`: small scripts under the agent, with real PyTorch.
+//!
+//! `AUTOFIT_TEST_PYTHON` names an interpreter with PyTorch; without it the private environment is used.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Each file launches up to some twenty scripts, and each of them imports torch.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent")
+}
+
+fn python() -> PathBuf {
+    match std::env::var_os("AUTOFIT_TEST_PYTHON") {
+        Some(path) => path.into(),
+        None => support::python().path.clone(),
+    }
+}
+
+fn passes(module: &str) {
+    let python = python();
+    let _turn = support::alone();
+    let done = support::plain(&python, &folder())
+        .line("-m unittest")
+        .arg(module)
+        .env("AUTOFIT_TEST_PYTHON", &python)
+        .limit(LIMIT)
+        .finish();
+    assert!(done.status.success(), "{module}\n{}\n{}", done.stdout, done.stderr);
+    assert!(done.stderr.trim_end().ends_with("OK"), "{module} skipped something\n{}", done.stderr);
+}
+
+macro_rules! modules {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { passes(stringify!($name)); })*
+
+        /// A file that nobody runs would be a test that cannot fail.
+        #[test]
+        fn every_file_is_run() {
+            let mut files: Vec<String> = std::fs::read_dir(folder())
+                .unwrap()
+                .filter_map(|e| e.unwrap().file_name().to_str()?.strip_suffix(".py").map(str::to_owned))
+                .filter(|name| name.starts_with("test_"))
+                .collect();
+            let mut run = vec![$(stringify!($name).to_owned()),*];
+            files.sort();
+            run.sort();
+            assert_eq!(files, run);
+        }
+    };
+}
+
+modules! {
+    test_knobs_accumulation
+    test_knobs_loader
+    test_knobs_memory
+    test_knobs_model
+    test_phases
+    test_processes
+    test_scripts
+    test_units
+}

@@ -58,6 +58,7 @@ macro_rules! modules {
 
 modules! {
     test_knobs_accumulation
+    test_knobs_launch
     test_knobs_loader
     test_knobs_memory
     test_knobs_model

@@ -12,11 +12,14 @@ use crate::model::size::Bytes;
 /// A training script that knows nothing of autofit.
 const SCRIPT: &str = include_str!("../../examples/gpt.py");
 
-/// Its defaults need about half as much again.
+/// Its defaults need about half as much again (1.3 to 1.4 GiB on the processor).
 const LIMIT: u64 = 900 << 20;
 
-/// Time for the search; what comes before and after it takes about half a minute.
-const BUDGET: Duration = Duration::from_secs(150);
+/// Launches of the search, so that the whole takes about three minutes on two cores with nothing else to do.
+const MAX_TRIALS: u32 = 10;
+
+/// Time for the search where the machine is busy; launches bound it elsewhere.
+const BUDGET: Duration = Duration::from_secs(600);
 
 /// Steps of the tuned run: enough to see the loss fall.
 const STEPS: &str = "20";
@@ -29,9 +32,7 @@ pub fn run(yes: bool, keep: Option<PathBuf>) -> anyhow::Result<i32> {
     let python = environment::ensure(yes)?;
     let folder = keep.unwrap_or_else(|| PathBuf::from("autofit-demo"));
     let script = folder.join("gpt.py");
-    write(&folder, &script).map_err(|e| {
-        Exit::new(exit::PLACE, format!("{}: {e}; name another folder with --keep DIR", folder.display()))
-    })?;
+    write(&folder, &script)?;
     let command: Vec<OsString> = [
         python.path.as_os_str(),
         script.as_os_str(),
@@ -41,6 +42,9 @@ pub fn run(yes: bool, keep: Option<PathBuf>) -> anyhow::Result<i32> {
         STEPS.as_ref(),
         "--out-dir".as_ref(),
         folder.join("out").as_os_str(),
+        // Also where there is a GPU: the limit is one of host memory.
+        "--device".as_ref(),
+        "cpu".as_ref(),
     ]
     .map(OsString::from)
     .to_vec();
@@ -51,6 +55,7 @@ pub fn run(yes: bool, keep: Option<PathBuf>) -> anyhow::Result<i32> {
     ));
     let status = super::block_on(tune::run(job(&folder, command.clone())))?;
     if status != exit::TUNED {
+        terminal::say("demo: nothing was found; if this machine was busy with something else, try again\n");
         return Ok(status);
     }
     terminal::say(&format!(
@@ -64,9 +69,18 @@ pub fn run(yes: bool, keep: Option<PathBuf>) -> anyhow::Result<i32> {
     Ok(status)
 }
 
-fn write(folder: &Path, script: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    std::fs::write(script, SCRIPT)
+/// Makes the folder with the script in it; a `gpt.py` that is not ours is left alone.
+fn write(folder: &Path, script: &Path) -> Result<(), Exit> {
+    let refuse = |what: &dyn std::fmt::Display| {
+        Exit::new(exit::PLACE, format!("{}: {what}; name another folder with --keep DIR", script.display()))
+    };
+    match std::fs::read(script) {
+        Ok(text) if text == SCRIPT.as_bytes() => Ok(()),
+        Ok(_) => Err(refuse(&"is there already, and is not the demo's")),
+        Err(_) => std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(script, SCRIPT))
+            .map_err(|e| refuse(&e)),
+    }
 }
 
 fn job(folder: &Path, command: Vec<OsString>) -> Job {
@@ -81,6 +95,7 @@ fn job(folder: &Path, command: Vec<OsString>) -> Job {
         device: DeviceChoice::Cpu,
         memory_cap: Some(LIMIT),
         budget: Some(BUDGET),
+        max_trials: Some(MAX_TRIALS),
         out: Some(folder.to_owned()),
         // A demo that only shows an old result shows nothing.
         fresh: true,
@@ -97,7 +112,7 @@ fn farewell(env: &Path, command: &[OsString], status: i32) -> String {
     let words: Vec<String> = command.iter().map(|w| w.to_string_lossy().into_owned()).collect();
     let command = shell_words::join(words);
     let env = shell_words::quote(&env.to_string_lossy()).into_owned();
-    let autofit = program();
+    let autofit = shell_words::quote(&program()).into_owned();
     let mib = LIMIT >> 20;
     let head = if status == 0 { "it trained to its end" } else { "the tuned run failed" };
     format!(
@@ -105,6 +120,30 @@ fn farewell(env: &Path, command: &[OsString], status: i32) -> String {
          \x20 {autofit} run --env {env} -- {command}\n\
          \x20 {autofit} run --env {env} --memory-cap {mib}MiB -- {command}\n\
          \x20 {autofit} inspect -- {command}\n\
-         \x20 {autofit} -- python train.py        # your own script\n"
+         and for a script of your own: {autofit} -- python YOUR_SCRIPT.py\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, script) = (dir.path().join("new"), dir.path().join("new/gpt.py"));
+        write(&folder, &script).unwrap();
+        write(&folder, &script).unwrap();
+        std::fs::write(&script, "mine").unwrap();
+        let refusal = write(&folder, &script).unwrap_err();
+        assert_eq!(refusal.status, exit::PLACE);
+        assert!(refusal.message.contains("--keep DIR"), "{refusal}");
+        assert_eq!(std::fs::read_to_string(&script).unwrap(), "mine");
+    }
+
+    #[test]
+    fn commands_at_the_end_are_quoted_for_a_shell() {
+        let text = farewell(Path::new("my demo/autofit.env"), &["/a b/python".into(), "gpt.py".into()], 0);
+        assert!(text.contains("run --env 'my demo/autofit.env' -- '/a b/python' gpt.py\n"), "{text}");
+    }
 }

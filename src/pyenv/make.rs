@@ -108,7 +108,7 @@ fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Pyth
         Ok(_) => step(
             "fetching and unpacking packages with uv",
             Tool::new(dir.join("bin/uv"))
-                .args(["pip", "install", "--python"])
+                .args(["pip", "install", "--compile-bytecode", "--python"])
                 .arg(&python)
                 .arg("--cache-dir")
                 .arg(&cache.path)

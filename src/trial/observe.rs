@@ -54,7 +54,10 @@ pub(super) fn observe(
     let timing = timing::measure(&rank_steps, records.first_step_at().unwrap_or(0.0));
     let losses = records.losses(PARITY_STEPS as usize);
     let grad_norms = records.grad_norms(PARITY_STEPS as usize);
-    let compared = reference.filter(|_| !spec.settings.is_baseline()).map(|r| {
+    // A confirm trial trains on the largest batch first: its data are not the baseline's, and the same settings were
+    // compared when they were measured.
+    let comparable = !spec.settings.is_baseline() && spec.purpose != Purpose::Confirm;
+    let compared = reference.filter(|_| comparable).map(|r| {
         let class = class_here(site, spec, records);
         parity::check(
             Trace { losses: &r.losses, grad_norms: &r.grad_norms },

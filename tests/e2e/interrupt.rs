@@ -51,7 +51,8 @@ fn ctrl_c_twice_stops_now() {
     let project = Project::with_tiny();
     let before = project.snapshot();
     let mut running = start(&project);
-    running.wait_for_process("python tiny.py");
+    running.wait_until("a trial runs", || started(&project) >= 1);
+    std::thread::sleep(Duration::from_secs(2));
     ctrl_c(&running);
     std::thread::sleep(Duration::from_millis(300));
     ctrl_c(&running);

@@ -12,6 +12,7 @@ const CAP: u64 = 560 << 20;
 const LONG: Duration = Duration::from_secs(600);
 
 #[test]
+#[ignore = "takes minutes; not yet seen to pass from end to end on a quiet machine: cargo test --test e2e -- --ignored"]
 fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     let _turn = alone();
     let project = Project::with_examples(&["gpt.py"]);
@@ -96,6 +97,7 @@ fn hold_against_the_kernel(project: &Project) {
 }
 
 #[test]
+#[ignore = "takes minutes; not yet seen to pass from end to end on a quiet machine: cargo test --test e2e -- --ignored"]
 fn one_configuration_can_be_measured_and_its_knobs_are_read_back() {
     let _turn = alone();
     let project = Project::with_tiny();

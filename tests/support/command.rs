@@ -140,18 +140,6 @@ impl Running {
         }
     }
 
-    /// Waits until a descendant whose command line has `words` has lived for a second.
-    pub fn wait_for_process(&mut self, words: &str) {
-        let tag = self.tag.clone();
-        let own = self.pid().to_string();
-        let mut seen = 0;
-        self.wait_until(&format!("a process `{words}` runs"), || {
-            let there = tagged(&tag).iter().any(|p| p.contains(words) && !p.starts_with(&own));
-            seen = if there { seen + 1 } else { 0 };
-            seen > 20
-        });
-    }
-
     /// Waits for its end; past its limit it is killed and the test fails with its output.
     pub fn finish(mut self) -> Finished {
         let began = Instant::now();

@@ -40,7 +40,7 @@ enum Sub {
     Tune(JobArgs),
     /// Say what would be launched, for how long, and what is isolated, and launch nothing
     Plan(JobArgs),
-    /// Measure one configuration: `autofit try --set amp=bf16,checkpoint=all -- COMMAND`
+    /// Measure one configuration, or compare two: `autofit try --set amp=bf16,checkpoint=all -- COMMAND`
     Try(TryArgs),
     /// Launch once, briefly, and print which knobs can be turned and how
     Inspect(JobArgs),
@@ -165,6 +165,12 @@ struct TryArgs {
     /// Settings, as knob=value, separated by commas
     #[arg(long, value_name = "KNOB=VALUE,...", action = ArgAction::Append)]
     set: Vec<String>,
+    /// Compare with this configuration instead of the script as it is
+    #[arg(long, value_name = "KNOB=VALUE,...", action = ArgAction::Append)]
+    against: Vec<String>,
+    /// Launch both this often, in turns, and say how sure the ratio is
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeat: u32,
     #[command(flatten)]
     job: JobArgs,
 }
@@ -217,7 +223,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Plan(args)) => Ok(Request::Plan(job(args)?)),
         Some(Sub::Inspect(args)) => Ok(Request::Inspect(job(args)?)),
         Some(Sub::Try(args)) => {
-            Ok(Request::Try(TryRequest { settings: settings(&args.set)?, job: job(args.job)? }))
+            let TryArgs { set, against, repeat, job: args } = args;
+            let (settings, against) = (settings("--set", &set)?, settings("--against", &against)?);
+            Ok(Request::Try(TryRequest { settings, against, repeat, job: job(args)? }))
         }
         Some(Sub::Run(args)) => {
             Ok(Request::Run(RunRequest { env: args.env, memory_cap: args.memory_cap, command: args.command }))
@@ -284,18 +292,18 @@ fn job(args: JobArgs, invocation: Vec<String>) -> Result<Job, Exit> {
     })
 }
 
-fn settings(sets: &[String]) -> Result<Configuration, Exit> {
+fn settings(option: &str, sets: &[String]) -> Result<Configuration, Exit> {
+    let wrong = |e: String| Exit::new(exit::USAGE, format!("{option}: {e}"));
     let mut settings = Configuration::baseline();
     for part in sets.iter().flat_map(|s| split_settings(s)) {
         let (name, value) = part.split_once('=').ok_or_else(|| {
             Exit::new(
                 exit::USAGE,
-                format!("--set takes knob=value, as in --set amp=bf16; `{part}` has no `=`"),
+                format!("{option} takes knob=value, as in {option} amp=bf16; `{part}` has no `=`"),
             )
         })?;
-        let knob: Knob = name.trim().parse().map_err(|e| Exit::new(exit::USAGE, format!("--set: {e}")))?;
-        let value =
-            knob.parse_value(value.trim()).map_err(|e| Exit::new(exit::USAGE, format!("--set: {e}")))?;
+        let knob: Knob = name.trim().parse().map_err(wrong)?;
+        let value = knob.parse_value(value.trim()).map_err(wrong)?;
         settings = settings.with(knob, value);
     }
     Ok(settings)

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use super::bench::Bench;
 use super::tune::End;
 use super::workplace::Workplace;
-use super::{IsolationChoice, Job, Verbosity, terminal};
+use super::{Job, TryRequest, Verbosity, terminal};
 use crate::emit::config::ConfirmedFigures;
 use crate::emit::fingerprint::Fingerprint;
 use crate::emit::{RunDocument, env};
@@ -16,7 +16,7 @@ use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::assemble::SummaryInput;
 use crate::report::machine::{Accelerator, Machine};
-use crate::report::result::{Advice, Files, Isolation, Skipped, Status};
+use crate::report::result::{Advice, Compared, Files, Isolation, Skipped, Status};
 use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
 use crate::search::{self, Outcome, OutcomeEnd};
@@ -93,18 +93,21 @@ pub fn emit(
 }
 
 /// The result of `autofit try`: no search, no files.
-pub fn of_one_configuration(
+pub fn of_try(
     place: &Workplace,
-    job: &Job,
+    request: &TryRequest,
     bench: &Bench,
     history: &[Observation],
+    compared: Option<Compared>,
 ) -> TuneResult {
-    let fits = history.last().filter(|o| o.throughput().is_some());
+    let tried = |o: &&Observation| o.settings == request.settings && o.throughput().is_some();
+    let fits = history.iter().rev().find(tried);
     TuneResult::assemble(&SummaryInput {
         status: if fits.is_some() { Status::Tuned } else { Status::NothingFits },
-        reason: "one configuration was measured, nothing was searched or written".to_owned(),
+        reason: "this was measured; nothing was searched or written".to_owned(),
         winner: fits.map(|o| o.trial),
-        ..input(place, job, bench, history)
+        compared,
+        ..input(place, &request.job, bench, history)
     })
 }
 
@@ -149,7 +152,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         device: place.device,
         machine: machine(place, history),
         cap: history.first().map_or_else(|| place.cap.clone(), |o| o.cap.clone()),
-        isolation: isolation(job),
+        isolation: isolation(place),
         inspection: bench.executor.inspection().cloned(),
         observations: history.to_vec(),
         predictions: Default::default(),
@@ -157,6 +160,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         advice: Vec::new(),
         skipped: Vec::new(),
         notes: Vec::new(),
+        compared: None,
         seconds: bench.clock.spent(),
         files: Files::default(),
     }
@@ -290,20 +294,12 @@ fn machine(place: &Workplace, history: &[Observation]) -> Machine {
 }
 
 /// How trials are kept from changing the user's files, for reports.
-pub fn isolation(job: &Job) -> Isolation {
-    let network = "effects over the network (uploads, databases)".to_owned();
-    let shared = job.share.iter().map(|p| format!("{} (--share)", p.display()));
-    match job.isolate {
-        IsolationChoice::None => Isolation {
-            mechanism: "none".to_owned(),
-            covers: "nothing: trials write where the script writes".to_owned(),
-            not_covered: vec!["your files".to_owned(), network],
-        },
-        _ => Isolation {
-            mechanism: "overlay".to_owned(),
-            covers: "every place that can be written".to_owned(),
-            not_covered: shared.chain([network]).collect(),
-        },
+pub fn isolation(place: &Workplace) -> Isolation {
+    let sandbox = &place.sandbox;
+    Isolation {
+        mechanism: sandbox.kind.name().to_owned(),
+        covers: sandbox.covers.join(", "),
+        not_covered: sandbox.does_not_cover.clone(),
     }
 }
 

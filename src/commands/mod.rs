@@ -135,8 +135,12 @@ pub struct Job {
 /// `autofit try`.
 #[derive(Debug, Clone)]
 pub struct TryRequest {
-    /// The one configuration.
+    /// What is measured.
     pub settings: Configuration,
+    /// What it is compared with.
+    pub against: Configuration,
+    /// Launches of each.
+    pub repeat: u32,
     /// The rest.
     pub job: Job,
 }

@@ -1,27 +1,32 @@
-//! `autofit try --set ... -- COMMAND`: the script as it is, then with one configuration, side by side.
+//! `autofit try --set ... [--against ...] [--repeat N] -- COMMAND`: two configurations side by side, one of them the
+//! script as it is unless something else is named.
 
 use super::bench::Bench;
 use super::workplace::Workplace;
 use super::{TryRequest, finish, terminal};
 use crate::exit::{self, Exit};
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
+use crate::report::result::Compared;
 use crate::trial::Executor;
+use crate::verdict::compare::compare;
 
 /// Measures; the program's exit status.
 ///
 /// # Errors
 /// [`Exit`] for what the user can mend.
 pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
-    let TryRequest { settings, job } = request;
-    let place = Workplace::open(&job)?;
-    let mut bench = Bench::open(&place, &job, &[])?;
-    // The baseline also tells how each knob is turned, and what the figures are relative to.
+    let place = Workplace::open(&request.job)?;
+    let mut bench = Bench::open(&place, &request.job, &[])?;
     let mut history: Vec<Observation> = Vec::new();
-    for (settings, purpose) in [(Configuration::baseline(), Purpose::Baseline), (settings, Purpose::Climb)] {
-        if let Some(inspection) = bench.executor.inspection() {
-            refuse_what_cannot_be_turned(&settings, inspection)?;
+    for spec in launches(&request) {
+        // What did not run once is not launched again; the other one still is, its spread is worth knowing.
+        if history.iter().any(|o| o.settings == spec.settings && !runs(o)) {
+            continue;
         }
-        let observation = bench.executor.run(&TrialSpec { settings, purpose }).await?;
+        if let Some(inspection) = bench.executor.inspection() {
+            refuse_what_cannot_be_turned(&spec.settings, inspection)?;
+        }
+        let observation = bench.executor.run(&spec).await?;
         bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
         if observation.verdict == Verdict::Interrupted {
             bench.finish_reporting();
@@ -31,16 +36,68 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
         finish::refuse_unusable(&history[0])?;
     }
     bench.finish_reporting();
-    let result = finish::of_one_configuration(&place, &job, &bench, &history);
-    finish::show(&result, &job)?;
-    let verdict = history.last().map(|o| o.verdict);
-    if !matches!(verdict, Some(Verdict::Fit)) {
+    let compared = compared(&request, &history);
+    let result = finish::of_try(&place, &request, &bench, &history, compared);
+    finish::show(&result, &request.job)?;
+    let tried: Vec<&Observation> = history.iter().filter(|o| o.settings == request.settings).collect();
+    let verdict = tried.iter().find(|o| !runs(o)).or(tried.last()).map(|o| o.verdict);
+    if !matches!(verdict, Some(Verdict::Fit | Verdict::Disturbed)) {
         terminal::say("autofit: this configuration was not measured to fit\n");
     }
     Ok(match verdict {
-        Some(Verdict::Fit) => exit::TUNED,
+        Some(Verdict::Fit | Verdict::Disturbed) => exit::TUNED,
         Some(Verdict::Failed | Verdict::Timeout) => exit::SCRIPT_FAILS,
         _ => exit::NOTHING_FITS,
+    })
+}
+
+fn runs(o: &Observation) -> bool {
+    matches!(o.verdict, Verdict::Fit | Verdict::Disturbed)
+}
+
+/// The script as it is first: that launch tells how each knob is turned.  Then both in turns; which of them goes first
+/// changes from pair to pair, so that a machine that becomes slower favours neither.
+fn launches(request: &TryRequest) -> Vec<TrialSpec> {
+    let TryRequest { settings, against, repeat, .. } = request;
+    let baseline = Configuration::baseline();
+    let mut all = vec![TrialSpec { settings: baseline, purpose: Purpose::Baseline }];
+    let one = |settings: &Configuration, n| TrialSpec {
+        settings: settings.clone(),
+        purpose: if n == 0 { Purpose::Climb } else { Purpose::Repeat },
+    };
+    for n in 0..*repeat {
+        let mut pair = [one(against, n), one(settings, n)];
+        if n % 2 == 1 {
+            pair.reverse();
+        }
+        all.extend(pair);
+    }
+    // The first launch is already one of the first pair where that has the script as it is.
+    if against.is_baseline() {
+        all.remove(1);
+    } else if settings.is_baseline() {
+        all.remove(2);
+    }
+    all
+}
+
+/// The ratio of what was measured in pairs.
+fn compared(request: &TryRequest, history: &[Observation]) -> Option<Compared> {
+    let of = |settings: &Configuration| -> Vec<_> {
+        history
+            .iter()
+            .filter(|o| o.settings == *settings && runs(o))
+            .filter_map(|o| o.timing.as_ref())
+            .collect()
+    };
+    let (tried, against) = (of(&request.settings), of(&request.against));
+    let c = compare(&tried, &against).filter(|_| request.settings != request.against)?;
+    Some(Compared {
+        settings: request.settings.clone(),
+        against: request.against.clone(),
+        pairs: u32::try_from(tried.len().min(against.len())).unwrap_or(u32::MAX),
+        ratio: c.ratio,
+        interval: c.interval,
     })
 }
 
@@ -55,4 +112,32 @@ fn refuse_what_cannot_be_turned(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(settings: &str, against: &str, repeat: u32) -> Vec<String> {
+        let read = |text: &str| -> Configuration {
+            let knob = |word: &str| {
+                let (name, value) = word.split_once('=').unwrap();
+                let knob: crate::model::Knob = name.parse().unwrap();
+                (knob, knob.parse_value(value).unwrap())
+            };
+            Configuration(text.split_whitespace().map(knob).collect())
+        };
+        let job = super::super::Job::default();
+        let request = TryRequest { settings: read(settings), against: read(against), repeat, job };
+        launches(&request).iter().map(|s| s.settings.to_string()).collect()
+    }
+
+    #[test]
+    fn pairs_take_turns_and_the_first_launch_is_the_script_as_it_is() {
+        let (base, a, b) = ("as the script is", "amp=bf16", "checkpoint=all");
+        assert_eq!(order(a, "", 1), [base, a]);
+        assert_eq!(order(a, "", 3), [base, a, a, base, base, a]);
+        assert_eq!(order(a, b, 2), [base, b, a, a, b]);
+        assert_eq!(order("", b, 2), [base, b, base, b]);
+    }
 }

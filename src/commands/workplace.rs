@@ -15,9 +15,9 @@ use crate::journal::{SearchKey, hash_file};
 use crate::model::NumericsClass;
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
-use crate::process::machine_limit;
+use crate::process::{abilities, machine_limit};
 use crate::recipe::{self, Recipe};
-use crate::sandbox::Isolation;
+use crate::sandbox::{self, Isolation, SandboxPlan};
 use crate::trial::local::Site;
 use crate::trial::schedule::SEED;
 use crate::watch::nvml::visibility;
@@ -45,6 +45,8 @@ pub struct Workplace {
     pub cap: Cap,
     /// The machine.
     pub machine: MachineFacts,
+    /// How the user's files are kept, and what that leaves open.
+    pub sandbox: SandboxPlan,
     /// NVML, where there is one.
     pub gpus: Option<Arc<Gpus>>,
     /// Devices that the script can see.
@@ -78,8 +80,11 @@ impl Workplace {
         let path = std::env::var("PATH").unwrap_or_default();
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
         let cap = cap(&recipe, device, &machine, &visible)?;
+        let sandbox = sandbox::plan(isolation(job.isolate), &job.share, abilities())
+            .map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
         let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
-        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus: opened.ok().map(Arc::new), visible })
+        let gpus = opened.ok().map(Arc::new);
+        Ok(Self { recipe, command, cwd, out, device, cap, machine, sandbox, gpus, visible })
     }
 
     /// What makes this search this search.

@@ -1,9 +1,10 @@
 //! What a killed autofit left behind: recorded in each trial directory, ended at the next start.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ const FILE: &str = "launched.json";
 const DEPTH: usize = 4;
 /// How long an orphan may take to die.
 const DEATH: Duration = Duration::from_secs(10);
+/// Between two looks for processes that are to die; longer than it takes to replace a program by another.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// What a trial consists of, outside of this process's memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,9 +89,9 @@ fn end_one(trial_dir: &Path) -> usize {
     }
     let mut killed = 0;
     if let Some(helper) = record.helper.filter(|h| h.lives()) {
-        let mut tree = tree::descendants(helper.pid);
-        tree.push(helper.pid);
-        killed += kill_all(&tree);
+        // Whole while it is alive: once the helper is dead, its children are found by other ways only.
+        killed += kill_until_none(|| tree::descendants(helper.pid));
+        killed += kill_all(&[helper.pid]);
     }
     if let Some(group) = record.group.as_deref().and_then(Group::adopt) {
         killed += group.pids().len();
@@ -96,9 +99,24 @@ fn end_one(trial_dir: &Path) -> usize {
         group.remove();
     }
     // Without namespace and cgroup a daemon has a new parent, but still the environment that names its trial.
-    killed += kill_all(&tree::with_environment(trial_dir));
+    killed += kill_until_none(|| tree::with_environment(trial_dir));
     forget(trial_dir);
     killed
+}
+
+/// Looks again until nothing is found: what was looked at may have had a child meanwhile, and a process that is
+/// just being replaced by another program shows no environment for a moment.
+fn kill_until_none(find: impl Fn() -> Vec<i32>) -> usize {
+    let (until, mut killed) = (Instant::now() + DEATH, BTreeSet::new());
+    loop {
+        let found = find();
+        kill_all(&found);
+        if found.is_empty() || Instant::now() > until {
+            return killed.len();
+        }
+        killed.extend(found);
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn kill_all(pids: &[i32]) -> usize {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::machine::Machine;
 use super::redact::{self, Redactor};
 use super::result::{
-    Advice, Candidate, CapFigures, Confirmed, Cost, FailureReport, Files, Isolation, KnobEntry, Measured,
-    Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
+    Advice, Candidate, CapFigures, Compared, Confirmed, Cost, FailureReport, Files, Isolation, KnobEntry,
+    Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
 };
 use super::{style, words};
 use crate::model::observation::Cap;
@@ -53,6 +53,8 @@ pub struct SummaryInput {
     pub skipped: Vec<Skipped>,
     /// Sentences that must not be missed.
     pub notes: Vec<String>,
+    /// Two configurations that were launched in turns.
+    pub compared: Option<Compared>,
     /// Wall-clock of the search, earlier parts included.
     pub seconds: f64,
     /// Where things are.
@@ -104,6 +106,7 @@ impl TuneResult {
             advice: input.advice.clone(),
             skipped: input.skipped.clone(),
             notes: input.notes.clone(),
+            compared: input.compared.clone(),
             failure: failure(input.status, all),
             files: input.files.clone(),
             next: Vec::new(),

@@ -156,6 +156,7 @@ pub fn input(status: Status, observations: Vec<Observation>, winner: Option<u32>
         advice: vec![],
         skipped: vec![],
         notes: vec![],
+        compared: None,
         files: Files {
             env,
             result: Some(".autofit/3f9a2c/result.json".into()),

@@ -62,6 +62,9 @@ pub struct TuneResult {
     pub skipped: Vec<Skipped>,
     /// Sentences that must not be missed.
     pub notes: Vec<String>,
+    /// Two configurations that were launched in turns; only `autofit try` does that.
+    #[serde(default)]
+    pub compared: Option<Compared>,
     /// Why the script fails, when it does so for a reason that is not memory.
     pub failure: Option<FailureReport>,
     /// Where things are.
@@ -176,6 +179,21 @@ pub struct Rate {
     pub interval: (f64, f64),
     /// `samples/s`, or `steps/s` where samples cannot be told.
     pub unit: String,
+}
+
+/// How fast one configuration is beside another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Whose rate is above the line.
+    pub settings: Configuration,
+    /// Whose is below.
+    pub against: Configuration,
+    /// Launches of each that were compared, one with one.
+    pub pairs: u32,
+    /// Geometric mean of the pairs' ratios of samples per second.
+    pub ratio: f64,
+    /// 95 % interval of the ratio.
+    pub interval: (f64, f64),
 }
 
 /// Baseline or winner.

@@ -1,11 +1,11 @@
 //! [`TuneResult`] -> the summary that people read.
 
-use super::result::{Candidate, Confirmed, Parity, Rate, Status, Trial, TuneResult};
+use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial, TuneResult};
 use super::style::{Style, hang, one_line, wrap};
 use super::{redact, words};
 use crate::model::observation::Cap;
 use crate::model::size::Bytes;
-use crate::model::{Purpose, Verdict};
+use crate::model::{Configuration, Purpose, Verdict};
 
 /// Gap between columns.
 const GAP: &str = "  ";
@@ -160,6 +160,9 @@ fn facts(r: &TuneResult, style: Style) -> String {
     if let Some(w) = &r.winner {
         winner(w, r, &mut say);
     }
+    if let Some(c) = &r.compared {
+        say("compared: ", &compared(c));
+    }
     if let Some(f) = &r.failure {
         say("cause: ", &f.cause);
         for n in &f.next {
@@ -195,6 +198,21 @@ fn facts(r: &TuneResult, style: Style) -> String {
     let tail = r.failure.iter().filter(|_| r.status == Status::ScriptFails).flat_map(|f| &f.tail);
     let tail: String = tail.map(|l| format!("  | {}\n", one_line(l))).collect();
     if tail.is_empty() { out } else { format!("the script's last words:\n{tail}{out}") }
+}
+
+fn compared(c: &Compared) -> String {
+    let (low, high) = (words::relative(c.interval.0), words::relative(c.interval.1));
+    let pairs = words::count(u64::from(c.pairs), "pair", "pairs of launches in turns");
+    let name = |c: &Configuration| match c.is_baseline() {
+        true => "the script as it is".to_owned(),
+        false => c.to_string(),
+    };
+    format!(
+        "{} runs at {} of {} (95 % interval {low} to {high}, {pairs})",
+        name(&c.settings),
+        words::relative(c.ratio),
+        name(&c.against)
+    )
 }
 
 fn winner(w: &Candidate, r: &TuneResult, say: &mut impl FnMut(&str, &str)) {

@@ -85,51 +85,44 @@ pub fn plan(isolation: Isolation, share: &[PathBuf], abilities: &Abilities) -> R
     let say = |list: &mut Vec<String>, text: &str| list.push(text.to_owned());
     match kind {
         Kind::Overlay => {
-            say(&mut covers, "every file on every file system: trials write to a layer that is thrown away");
-            say(&mut covers, "shared memory (/dev/shm): trials have their own, as large as the real one");
-            say(&mut open, "new files directly in /: they are refused");
+            say(&mut covers, "every file (trials write to a layer that is thrown away)");
+            say(&mut covers, "shared memory (trials have a /dev/shm of their own, as large as the real one)");
+            say(&mut open, "new files directly in / (refused in a trial)");
             if abilities.namespaces == Ok(true) {
-                say(
-                    &mut open,
-                    "directories that exist cannot be renamed in a trial (error EXDEV); new ones can",
-                );
-                say(&mut open, "large files of another group cannot be changed in a trial (error EOVERFLOW)");
+                say(&mut open, "renaming a directory that was there (fails in a trial with EXDEV)");
+                say(&mut open, "changing a large file of another group (fails in a trial with EOVERFLOW)");
             }
         }
         Kind::Landlock => {
             say(
                 &mut covers,
-                "the working directory: trials run in a copy (large parts are links to the real ones)",
+                "the working directory (trials run in a copy; large parts are links to the real ones)",
             );
-            say(&mut covers, "everything else: writing is denied");
-            say(&mut open, "caches (~/.cache and the like) and /dev/shm are really written");
-            say(&mut open, "a script that writes elsewhere on purpose fails in a trial (permission denied)");
-            say(&mut open, "modes, owners and times of files can be changed");
+            say(&mut covers, "every other file (writing is denied: a script that does so fails in a trial)");
+            say(&mut open, "caches (~/.cache and the like) and /dev/shm (really written)");
+            say(&mut open, "modes, owners and times of files");
             if abilities.landlock < Some(3) {
-                say(&mut open, "this kernel's Landlock does not know truncation: truncate() is not denied");
+                say(&mut open, "truncate() of a file elsewhere (this kernel's Landlock does not know it)");
             }
         }
         Kind::Copy => {
-            say(&mut covers, "the working directory: trials run in a copy");
+            say(&mut covers, "the working directory (trials run in a copy)");
             say(&mut covers, "temporary files (TMPDIR)");
-            say(&mut open, "absolute paths outside of the working directory are really written, also HOME");
-            say(&mut open, "parts of the working directory too large to copy are links to the real ones");
+            say(&mut open, "absolute paths outside of the working directory, also in HOME (really written)");
+            say(&mut open, "parts of the working directory too large to copy (links to the real ones)");
         }
-        Kind::None => say(&mut open, "anything: trials write where the script writes"),
+        Kind::None => say(&mut open, "your files (trials write where the script writes)"),
     }
     if abilities.namespaces.is_err() {
         say(
             &mut open,
-            "a daemon that the script starts may outlive its trial until the next start of autofit",
+            "a daemon that the script starts (it may outlive its trial until the next start of autofit)",
         );
     }
     for path in share {
-        open.push(format!("{}: shared, as asked", path.display()));
+        open.push(format!("{} (--share)", path.display()));
     }
-    say(
-        &mut open,
-        "the network: uploads, databases, other machines (known trackers are asked to stay offline)",
-    );
+    say(&mut open, "effects over the network (known trackers are asked to stay offline)");
     Ok(SandboxPlan { kind, covers, does_not_cover: open })
 }
 

@@ -77,6 +77,11 @@ pub fn expected_containment() -> Containment {
     }
 }
 
+/// A number to sleep for, which names the processes of one test: those of others sleep at the same time.
+fn marker(number: u32) -> String {
+    format!("{number}{}", std::process::id())
+}
+
 /// A daemon that has left session, group and parent, and ignores TERM.
 const DAEMON: &str = "
 import os, signal, sys, time
@@ -97,11 +102,12 @@ fn daemon(marker: &str) -> Case {
 
 #[test]
 fn a_daemon_that_ignores_term_is_gone() {
-    let (ended, _) = daemon("98765431").run();
+    let marker = marker(98);
+    let (ended, _) = daemon(&marker).run();
     assert_eq!(ended.end, ProcessEnd::Exited { code: 0 });
     assert_eq!(ended.containment, expected_containment());
     assert!(ended.cleaned && !ended.pipes_held);
-    assert!(living("98765431").is_empty());
+    assert!(living(&marker).is_empty());
 }
 
 #[test]
@@ -128,13 +134,14 @@ fn ending_gives_grace_and_then_kills() {
 
 #[test]
 fn pipes_held_by_a_grandchild_are_a_result_and_no_hang() {
-    let case = python("import subprocess; subprocess.Popen(['sleep', '87654321']); print('done')");
+    let marker = marker(87);
+    let case = python(&format!("import subprocess; subprocess.Popen(['sleep', '{marker}']); print('done')"));
     let (ended, tail) = case.run();
     assert_eq!(ended.end, ProcessEnd::Exited { code: 0 });
     assert!(ended.pipes_held);
     assert!(ended.seconds < 20.0);
     assert_eq!(tail, ["done"]);
-    assert!(living("87654321").is_empty());
+    assert!(living(&marker).is_empty());
 }
 
 #[test]
@@ -151,16 +158,17 @@ fn a_flood_of_output_is_bounded_and_its_end_is_kept() {
 
 #[test]
 fn its_processes_can_be_seen_from_outside() {
-    let running = sh("sleep 76543211 & sleep 76543211").start().unwrap();
+    let marker = marker(76);
+    let running = sh(&format!("sleep {marker} & sleep {marker}")).start().unwrap();
     eventually("both sleep", || {
-        let mut ours = living("76543211");
+        let mut ours = living(&marker);
         ours.retain(|pid| running.pids().contains(pid));
         // The shell's own command line holds the word, too.
         ours.len() == 3
     });
     assert_eq!(running.pids().len(), 3);
     drop(running);
-    eventually("dropping ends it", || living("76543211").is_empty());
+    eventually("dropping ends it", || living(&marker).is_empty());
 }
 
 /// Started by [`a_killed_launcher_leaves_no_process`] in a process of its own.
@@ -177,15 +185,15 @@ fn launcher_to_be_killed() {
 
 #[test]
 fn a_killed_launcher_leaves_no_process() {
-    let marker = "65432109";
+    let marker = marker(65);
     let mut launcher = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "ends::launcher_to_be_killed", "--nocapture"])
-        .env("AUTOFIT_TEST_MARKER", marker)
+        .env("AUTOFIT_TEST_MARKER", &marker)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let sleeping = || {
-        let all = living(marker);
+        let all = living(&marker);
         all.iter()
             .filter(|pid| {
                 std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default() == "sleep\n"
@@ -195,12 +203,16 @@ fn a_killed_launcher_leaves_no_process() {
     eventually("script and daemon run", || sleeping() == 2);
     launcher.kill().unwrap();
     launcher.wait().unwrap();
-    eventually("both are gone", || living(marker).is_empty());
+    eventually("both are gone", || living(&marker).is_empty());
 }
 
 #[test]
 fn orphans_of_a_dead_launcher_are_ended_and_others_left_alone() {
-    let case = sh("sleep 54321098 & wait");
+    let marker = marker(54);
+    let case = sh(&format!("sleep {marker} & wait"));
+    // As in the real thing, where the plan's place is in the environment.
+    let names = ("AUTOFIT_DIR".into(), case.launch.trial_dir.clone().into());
+    let case = case.with(|l| l.env.push(names));
     let running = case.start().unwrap();
     assert_eq!(end_orphans(case.dir.path()), 0, "our own trials are no orphans");
     let record = case.launch.trial_dir.join("launched.json");
@@ -209,7 +221,7 @@ fn orphans_of_a_dead_launcher_are_ended_and_others_left_alone() {
     text["launcher"]["started"] = 1.into();
     std::fs::write(&record, text.to_string()).unwrap();
     assert!(end_orphans(case.dir.path()) > 0);
-    eventually("it is gone", || living("54321098").is_empty());
+    eventually("it is gone", || living(&marker).is_empty());
     assert!(!record.exists());
     drop(running);
 }

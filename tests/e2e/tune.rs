@@ -9,10 +9,10 @@ use crate::support::{Project, alone, autofit, plain};
 const GPT: &str = "gpt.py --steps 12 --eval-every 6 --eval-iters 1 --log-every 4 --batch-size 96 --block-size 96 \
                    --n-layer 6 --device cpu";
 const CAP: u64 = 560 << 20;
-const LONG: Duration = Duration::from_secs(600);
+/// On a machine with other work each launch can take a minute.
+const LONG: Duration = Duration::from_secs(1200);
 
 #[test]
-#[ignore = "takes minutes; not yet seen to pass from end to end on a quiet machine: cargo test --test e2e -- --ignored"]
 fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     let _turn = alone();
     let project = Project::with_examples(&["gpt.py"]);
@@ -20,7 +20,7 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
 
     let tuned = autofit(project.path())
         .with_python()
-        .line(&format!("--memory-cap {CAP} --max-trials 12 --budget 4m --json -- python {GPT}"))
+        .line(&format!("--memory-cap {CAP} --max-trials 10 --json -- python {GPT}"))
         .limit(LONG)
         .finish()
         .expect(0)
@@ -63,7 +63,7 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     // The same search again shows what it found, and launches nothing.
     let again = autofit(project.path())
         .with_python()
-        .line(&format!("--memory-cap {CAP} --max-trials 12 --budget 4m --json -- python {GPT}"))
+        .line(&format!("--memory-cap {CAP} --max-trials 10 --json -- python {GPT}"))
         .limit(Duration::from_secs(60))
         .finish()
         .expect(0);
@@ -97,7 +97,6 @@ fn hold_against_the_kernel(project: &Project) {
 }
 
 #[test]
-#[ignore = "takes minutes; not yet seen to pass from end to end on a quiet machine: cargo test --test e2e -- --ignored"]
 fn one_configuration_can_be_measured_and_its_knobs_are_read_back() {
     let _turn = alone();
     let project = Project::with_tiny();

@@ -140,6 +140,19 @@ fn when_no_confirm_trial_succeeds_nothing_is_claimed() {
 }
 
 #[test]
+fn on_a_machine_that_never_comes_to_rest_what_fits_is_confirmed_all_the_same() {
+    for most in 4..=12 {
+        let machine = Machine::cpu(700).set(|m| m.disturbed = (1..100).collect());
+        let mut plan = machine.plan();
+        plan.limits.max_trials = Some(most);
+        let run = machine.search(&plan);
+        assert!(run.history.len() <= most as usize, "{run}");
+        assert_eq!(run.outcome.end, OutcomeEnd::Tuned, "{run}");
+        assert!(run.outcome.notes.iter().any(|n| n.contains("its speed is uncertain")), "{run}");
+    }
+}
+
+#[test]
 fn a_limit_on_launches_is_kept_and_leaves_one_to_confirm() {
     for most in 1..=12 {
         for cap in [4000, 700, 560] {

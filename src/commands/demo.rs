@@ -24,6 +24,9 @@ const BUDGET: Duration = Duration::from_secs(600);
 /// Steps of the tuned run: enough to see the loss fall.
 const STEPS: &str = "20";
 
+/// Steps between two lines of the script: nobody should have to wonder whether it still runs.
+const LOG_EVERY: &str = "2";
+
 /// Runs the demo; the program's exit status.
 ///
 /// # Errors
@@ -38,6 +41,8 @@ pub fn run(yes: bool, keep: Option<PathBuf>) -> anyhow::Result<i32> {
         script.as_os_str(),
         "--steps".as_ref(),
         STEPS.as_ref(),
+        "--log-every".as_ref(),
+        LOG_EVERY.as_ref(),
         "--eval-every".as_ref(),
         STEPS.as_ref(),
         "--out-dir".as_ref(),

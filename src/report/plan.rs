@@ -5,7 +5,7 @@ use super::style::{Style, hang, one_line};
 use super::words;
 use crate::model::observation::Cap;
 use crate::model::size::Bytes;
-use crate::model::{NumericsClass, TrialSpec};
+use crate::model::{NumericsClass, Purpose, TrialSpec};
 
 /// What a search would do.
 #[derive(Debug, Clone)]
@@ -58,8 +58,14 @@ pub fn render(p: &PlanText, style: Style) -> String {
     say("cap: ", &words::cap(&p.cap));
     say("numerics: ", &format!("{} at most", p.numerics));
     for (n, spec) in p.ladder.iter().enumerate() {
-        say(&format!("{:>3}  ", n + 1), &words::what(&spec.settings, spec.purpose));
+        let what = match spec.purpose {
+            // Which one that will be is not known before.
+            Purpose::Confirm => "confirm: the fastest of what fits, in a fresh process".to_owned(),
+            purpose => words::what(&spec.settings, purpose),
+        };
+        say(&format!("{:>3}  ", n + 1), &what);
     }
+    say("order: ", "rungs are climbed until one fits; then what is faster is looked for beside it");
     for s in &p.skipped {
         say("not tried: ", &format!("{}: {}", s.what, s.why));
     }
@@ -107,7 +113,7 @@ fn time(p: &PlanText) -> String {
         parts.push(format!("a launch is ended after {}", words::duration(t)));
     }
     parts.push(match p.budget {
-        Some(b) => format!("{} in all", words::duration(b)),
+        Some(b) => format!("{} in all at most", words::duration(b)),
         None => "no budget was set (--budget 10m sets one)".to_owned(),
     });
     parts.join("; ")
@@ -116,7 +122,7 @@ fn time(p: &PlanText) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Configuration, Knob, Purpose};
+    use crate::model::{Configuration, Knob};
 
     #[test]
     fn a_plan_says_what_is_not_isolated() {
@@ -136,6 +142,7 @@ mod tests {
                     settings: Configuration::baseline().with(Knob::Accumulation, 2),
                     purpose: Purpose::Climb,
                 },
+                TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Confirm },
             ],
             skipped: vec![Skipped {
                 what: "batch_size".into(),
@@ -160,10 +167,13 @@ mod tests {
         numerics: precision at most
           1  baseline
           2  accumulation=2
+          3  confirm: the fastest of what fits, in a fresh process
+        order: rungs are climbed until one fits; then what is faster is looked for
+               beside it
         not tried: batch_size: numerics are bound to precision
         launches: 12 at most; each ends itself after enough optimizer steps
         time: about 6.0 s of measuring a launch, and the script's own start; 5 min 00 s
-              in all
+              in all at most
         disk: as much as the script writes in one launch in /var/tmp, where 40.0 GiB are
               free
         isolated by: overlay: the working directory and HOME

@@ -225,8 +225,17 @@ fn winner(w: &Candidate, r: &TuneResult, say: &mut impl FnMut(&str, &str)) {
         }
         None => say("  ", "not confirmed in a fresh process: a candidate, not a claim"),
     }
-    if let Some(text) = w.parity.as_ref().and_then(|p| parity(p, r)) {
-        say("  ", &text);
+    match w.parity.as_ref().and_then(|p| parity(p, r)) {
+        Some(text) => say("  ", &text),
+        // What was not checked is said, or it would be taken for granted.
+        None if !w.settings.is_baseline() => {
+            let why = r.baseline.as_ref().map_or("there is no baseline", |b| match b.verdict {
+                Verdict::Oom => "the script as it is runs out of memory before there is one to compare",
+                _ => "there are none of the same steps",
+            });
+            say("  ", &format!("losses not compared: {why}"));
+        }
+        None => {}
     }
 }
 

@@ -22,6 +22,7 @@ fn the_baseline_runs_out_of_memory_and_a_rung_wins() {
     winner: accumulation=2, amp=bf16
       confirmed in a fresh process: peak 1.21 GiB, headroom 293 MiB, 409 ± 3 samples/s, 1.35x trial 3
       train seen, eval seen, save not seen, largest batch: of 120 looked at
+      losses not compared: the script as it is runs out of memory before there is one to compare
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     advice: an effective batch of 32 gives 455 ± 4 samples/s at a peak of 1.07 GiB; it is another
@@ -127,6 +128,8 @@ fn interrupted() {
 
     best so far: accumulation=4
       not confirmed in a fresh process: a candidate, not a claim
+      losses not compared: the script as it is runs out of memory before there is
+      one to compare
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     cost: 3 launches, 28 s
@@ -164,4 +167,24 @@ fn within_is_never_rounded_down() {
     assert_eq!(percent(0.0), "0 %");
     assert_eq!(percent(1e-12), "0.0001 %");
     assert_eq!(percent(0.5), "50 %");
+}
+
+#[test]
+fn a_comparison_names_both_sides_and_how_sure_it_is() {
+    let mut input = fixtures::baseline_ooms();
+    input.compared = Some(Compared {
+        settings: input.observations[2].settings.clone(),
+        against: Configuration::baseline(),
+        pairs: 5,
+        ratio: 1.063,
+        interval: (1.012, 1.117),
+    });
+    let text = summary(&assembled(&input), WIDE);
+    let line: Vec<&str> =
+        text.lines().skip_while(|l| !l.starts_with("compared: ")).take(2).map(str::trim).collect();
+    assert_eq!(
+        line.join(" "),
+        "compared: accumulation=4, checkpoint=alternate runs at 1.06x of the script as it is (95 % interval 1.01x to \
+         1.12x, 5 pairs of launches in turns)"
+    );
 }

@@ -57,6 +57,7 @@ macro_rules! modules {
 }
 
 modules! {
+    test_examples_equal
     test_knobs_accumulation
     test_knobs_launch
     test_knobs_loader

@@ -17,11 +17,12 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
     let mut bench = Bench::open(&place, &job, &[])?;
     // The baseline also tells how each knob is turned, and what the figures are relative to.
     let mut history: Vec<Observation> = Vec::new();
-    for (settings, purpose) in [(Configuration::baseline(), Purpose::Baseline), (settings, Purpose::Climb)] {
+    let launches = [(Configuration::baseline(), Purpose::Baseline), (settings, Purpose::Climb)];
+    for (trial, (settings, purpose)) in (1..).zip(launches) {
         if let Some(inspection) = bench.executor.inspection() {
             refuse_what_cannot_be_turned(&settings, inspection)?;
         }
-        let observation = bench.executor.run(&TrialSpec { settings, purpose }).await?;
+        let observation = bench.executor.run(trial, &TrialSpec { settings, purpose }).await?;
         bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
         if observation.verdict == Verdict::Interrupted {
             bench.finish_reporting();

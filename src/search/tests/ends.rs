@@ -222,6 +222,18 @@ fn disturbed_launches_are_repeated_and_not_believed() {
 }
 
 #[test]
+fn a_repeat_that_cannot_be_paid_for_does_not_lose_what_was_measured() {
+    for most in 2..=8 {
+        let machine = Machine::cpu(4000).set(|m| m.disturbed = (1..100).collect());
+        let mut plan = machine.plan();
+        plan.limits.max_trials = Some(most);
+        let run = machine.search(&plan);
+        assert!(run.history.len() <= most as usize, "{run}");
+        assert_eq!(run.outcome.end, OutcomeEnd::Tuned, "{run}");
+    }
+}
+
+#[test]
 fn a_machine_that_never_comes_to_rest_still_gets_an_answer() {
     let machine = Machine::cpu(700).set(|m| m.disturbed = (1..100).collect());
     let run = machine.search(&machine.plan());

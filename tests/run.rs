@@ -49,7 +49,7 @@ impl Place {
         };
         let dir = tempfile::tempdir().unwrap();
         let text = env::render(&document, &env::Head::default()).unwrap();
-        env::write(&dir.path().join(env::FILE_NAME), &text).unwrap();
+        env::write(&dir.path().join(env::FILE_NAME), &text, dir.path()).unwrap();
         Self { dir }
     }
 

@@ -11,7 +11,7 @@ use crate::exit::{self, Exit};
 use crate::journal::DeviceLock;
 use crate::model::{Observation, Progress};
 use crate::process::end_orphans;
-use crate::report::{Mode, Reporter};
+use crate::report::{Mode, Reporter, words};
 use crate::sandbox::scratch::{self, Scratch};
 use crate::trial::local::LocalExecutor;
 
@@ -59,7 +59,8 @@ impl Bench {
             bench.tell(&Progress::Note(note.to_owned()));
         }
         if orphans > 0 {
-            bench.tell(&Progress::Note(format!("ended {orphans} processes of a search that was killed")));
+            let ended = words::count(orphans as u64, "process", "processes");
+            bench.tell(&Progress::Note(format!("ended {ended} of a search that was killed")));
         }
         Ok(bench)
     }

@@ -66,7 +66,7 @@ pub fn emit(
         let env_path = place.out.join("autofit.env");
         let document = document(place, &bench.executor, winner);
         let text = env::render(&document, &head(place, winner))?;
-        env::write(&env_path, &text).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
+        env::write(&env_path, &text, journal.dir()).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
         files.env = Some(shown(&env_path, place));
     }
     files.result = Some(shown(&journal.dir().join("result.json"), place));

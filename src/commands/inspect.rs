@@ -17,7 +17,7 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
     let place = Workplace::open(&job)?;
     let mut bench = Bench::open(&place, &job, &[])?;
     let spec = TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline };
-    let observation = bench.executor.run(&spec).await?;
+    let observation = bench.executor.run(1, &spec).await?;
     bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
     bench.finish_reporting();
     if observation.verdict == Verdict::Interrupted {

@@ -26,7 +26,8 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
         if let Some(inspection) = bench.executor.inspection() {
             refuse_what_cannot_be_turned(&spec.settings, inspection)?;
         }
-        let observation = bench.executor.run(&spec).await?;
+        let trial = u32::try_from(history.len() + 1).unwrap_or(u32::MAX);
+        let observation = bench.executor.run(trial, &spec).await?;
         bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
         if observation.verdict == Verdict::Interrupted {
             bench.finish_reporting();

@@ -8,6 +8,7 @@ use crate::exit::{self, Exit};
 use crate::journal::{Journal, JournalError};
 use crate::model::{NumericsClass, Observation, Progress, Verdict};
 use crate::report::result::Status;
+use crate::sandbox::scratch;
 use crate::search::{self, Next, Outcome, SearchPlan};
 use crate::trial::Executor;
 
@@ -19,6 +20,8 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
     let place = Workplace::open(&job)?;
     let (mut journal, history) = open_journal(&place, &job)?;
     if let Some(status) = finish::show_finished(&journal, &job)? {
+        // Killed after its last line, it left its room behind.
+        scratch::sweep();
         return Ok(status);
     }
     let mut bench = Bench::open(&place, &job, &history)?;
@@ -66,8 +69,9 @@ impl Search<'_> {
             if let Some(status) = stopped(&bench.signals) {
                 return Ok(End::Interrupted(status));
             }
-            journal.started(journal.next_trial(), &spec).map_err(unusable)?;
-            let observation = bench.executor.run(&spec).await?;
+            let trial = journal.next_trial();
+            journal.started(trial, &spec).map_err(unusable)?;
+            let observation = bench.executor.run(trial, &spec).await?;
             if observation.verdict == Verdict::Interrupted {
                 // It tells nothing; a resumed search launches it again.
                 return Ok(End::Interrupted(bench.signals.status()));

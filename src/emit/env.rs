@@ -10,6 +10,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
 use super::config::{ConfigError, RunDocument};
 use crate::agent::{CONFIG_VARIABLE, MODE_VARIABLE};
 use crate::model::knob::env_safe;
@@ -141,6 +144,8 @@ fn without_secrets(document: &RunDocument) -> RunDocument {
 
 /// Whether `autofit.env` can be written at `path`; to be asked before the first trial.
 ///
+/// Nothing is made to find out: a kill would leave it behind in the user's folder.
+///
 /// # Errors
 /// [`EnvError::Foreign`] when something that is not ours is there, [`EnvError::Io`] when its directory cannot be
 /// written to.
@@ -154,24 +159,41 @@ pub fn check_target(path: &Path) -> Result<(), EnvError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io(e)),
     }
-    tempfile::NamedTempFile::new_in(directory(path)).map(drop).map_err(io)
+    let may = AccessFlags::W_OK | AccessFlags::X_OK;
+    faccessat(AT_FDCWD, directory(&target(path)), may, AtFlags::AT_EACCESS).map_err(|e| io(e.into()))
 }
 
 /// Writes the file at once or not at all, mode 0644.  A file that autofit did not write is left alone.
 ///
+/// It is prepared in `workshop`, a folder of ours where a kill may leave something: beside the target
+/// only where that is another file system.
+///
 /// # Errors
 /// As [`check_target`], and [`EnvError::Io`] when the disk is full.
-pub fn write(path: &Path, text: &str) -> Result<(), EnvError> {
+pub fn write(path: &Path, text: &str, workshop: &Path) -> Result<(), EnvError> {
     check_target(path)?;
-    let io = |error| EnvError::Io { path: path.to_owned(), error };
-    // A link stays a link: what it points to is replaced.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mut file = tempfile::NamedTempFile::new_in(directory(&target)).map_err(io)?;
-    file.write_all(text.as_bytes()).map_err(io)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(MODE)).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(&target).map_err(|e| io(e.error))?;
+    let target = target(path);
+    let written = match write_by_way_of(workshop, &target, text) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            write_by_way_of(directory(&target), &target, text)
+        }
+        other => other,
+    };
+    written.map_err(|error| EnvError::Io { path: path.to_owned(), error })
+}
+
+fn write_by_way_of(place: &Path, target: &Path, text: &str) -> io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".autofit.env.").suffix(".tmp").tempfile_in(place)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(MODE))?;
+    file.as_file().sync_all()?;
+    file.persist(target).map_err(|e| e.error)?;
     Ok(())
+}
+
+/// A link stays a link: what it points to is replaced.
+fn target(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn directory(path: &Path) -> &Path {

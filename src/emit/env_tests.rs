@@ -50,7 +50,7 @@ fn sh_and_literal_readers_and_we_ourselves_take_the_same_values() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let text = render(&document_with_allocator(), &head()).unwrap();
-    write(&path, &text).unwrap();
+    write(&path, &text, dir.path()).unwrap();
     let ours = read(&path).unwrap();
     assert_eq!(ours.document, document_with_allocator());
     assert_eq!(literally(&text), ours.variables);
@@ -80,7 +80,7 @@ fn a_file_of_somebody_else_is_left_alone() {
     let path = dir.path().join(FILE_NAME);
     fs::write(&path, "SECRET=1\n").unwrap();
     assert!(matches!(check_target(&path), Err(EnvError::Foreign(_))));
-    assert!(matches!(write(&path, "x"), Err(EnvError::Foreign(_))));
+    assert!(matches!(write(&path, "x", dir.path()), Err(EnvError::Foreign(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "SECRET=1\n");
 }
 
@@ -89,11 +89,24 @@ fn our_own_file_is_replaced_whole_and_nothing_else_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let text = render(&document(), &head()).unwrap();
-    write(&path, &text).unwrap();
-    write(&path, &text).unwrap();
+    write(&path, &text, dir.path()).unwrap();
+    write(&path, &text, dir.path()).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_workshop_may_be_on_another_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let workshop = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join(FILE_NAME);
+    write(&path, &render(&document(), &head()).unwrap(), workshop.path()).unwrap();
+    read(&path).unwrap();
+    for place in [&dir, &workshop] {
+        let left = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().path());
+        assert_eq!(left.filter(|p| *p != path).count(), 0);
+    }
 }
 
 #[test]
@@ -101,9 +114,9 @@ fn a_link_stays_a_link() {
     let dir = tempfile::tempdir().unwrap();
     let (real, link) = (dir.path().join("real.env"), dir.path().join(FILE_NAME));
     let text = render(&document(), &head()).unwrap();
-    write(&real, &text).unwrap();
+    write(&real, &text, dir.path()).unwrap();
     std::os::unix::fs::symlink("real.env", &link).unwrap();
-    write(&link, &text).unwrap();
+    write(&link, &text, dir.path()).unwrap();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 }
 

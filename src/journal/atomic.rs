@@ -6,20 +6,24 @@ use std::path::Path;
 
 use super::error::JournalError;
 
+/// How names end that are not yet what they are to be.
+const UNFINISHED: &str = ".tmp";
+
 /// Replaces `path` by these bytes: written beside it, synced, renamed, and the folder synced.  A reader sees the old or
 /// the new content, also after a crash.  Mode 0644, less the process's umask.
 ///
 /// # Errors
 /// When any step is refused; the old file is then untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
+    write_by_way_of(folder_of(path), path, bytes)
+}
+
+/// The same, written in another folder of the same file system first: a kill may leave it there.
+pub(super) fn write_by_way_of(place: &Path, path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
     let fail = |e: io::Error| JournalError::io("writing", path, e);
-    let dir = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
     let name = path.file_name().map_or_else(|| "file".into(), |n| n.to_string_lossy().into_owned());
     // The name is our own: a rename over it is then what makes it visible.
-    let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
+    let temporary = place.join(format!(".{name}.{}{UNFINISHED}", std::process::id()));
     let written = (|| {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
@@ -31,7 +35,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
         let _ = std::fs::remove_file(&temporary);
         return Err(fail(e));
     }
-    sync_dir(dir)
+    sync_dir(folder_of(path))
+}
+
+/// Removes what killed processes were writing in a folder; to be called by the only one that may write there.
+pub(super) fn sweep(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|n| n.starts_with('.') && n.ends_with(UNFINISHED)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes names in a folder survive a crash.  File systems that cannot sync a folder say so with EINVAL or the like,
@@ -55,6 +73,20 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kill_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".result.json.1.tmp", ".autofit.env.x.tmp", "result.json", "mine.tmp", ".keep"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        sweep(dir.path());
+        let left =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, [".keep", "mine.tmp", "result.json"]);
+    }
 
     #[test]
     fn replaced_as_a_whole_and_nothing_is_left_behind() {

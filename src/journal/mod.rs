@@ -72,6 +72,8 @@ impl Journal {
         let folder = folder(dir, &id)?;
         let lock = lock::exclusive(&folder.join("lock"), 0o644)?
             .map_err(|pid| JournalError::Locked { path: folder.clone(), holder: lock::holder(pid) })?;
+        atomic::sweep(&folder);
+        ignore(dir, &folder)?;
         let path = folder.join("journal.jsonl");
         if fresh {
             set_aside(&folder)?;
@@ -228,17 +230,22 @@ fn append(file: &mut File, path: &Path, length: &mut u64, entry: &Entry) -> Resu
     Ok(())
 }
 
-/// Makes `.autofit/<id>` with a `.gitignore` that keeps it out of the user's repository.
+/// Makes `.autofit/<id>`.
 fn folder(dir: &Path, id: &str) -> Result<PathBuf, JournalError> {
-    let top = dir.join(FOLDER);
-    let folder = top.join(id);
+    let folder = dir.join(FOLDER).join(id);
     std::fs::create_dir_all(&folder).map_err(|e| JournalError::io("making", &folder, e))?;
-    let ignore = top.join(".gitignore");
-    if !ignore.exists() {
-        write_atomic(&ignore, b"*\n")?;
-    }
     atomic::sync_dir(dir)?;
     Ok(folder)
+}
+
+/// A `.gitignore` that keeps all of ours out of the user's repository; made in the search's own folder, where nobody
+/// else writes.
+fn ignore(dir: &Path, folder: &Path) -> Result<(), JournalError> {
+    let ignore = dir.join(FOLDER).join(".gitignore");
+    match ignore.exists() {
+        true => Ok(()),
+        false => atomic::write_by_way_of(folder, &ignore, b"*\n"),
+    }
 }
 
 fn space(folder: &Path) -> Result<(), JournalError> {
@@ -253,7 +260,8 @@ fn space(folder: &Path) -> Result<(), JournalError> {
 
 fn set_aside(folder: &Path) -> Result<(), JournalError> {
     let number = (1..).find(|n| !folder.join(format!("journal.{n}.jsonl")).exists()).unwrap_or(1);
-    for (name, kind) in [("journal", "jsonl"), ("result", "json")] {
+    // The journal last: a kill between the two must not leave a result that is of no journal, or of the next one.
+    for (name, kind) in [("result", "json"), ("journal", "jsonl")] {
         let from = folder.join(format!("{name}.{kind}"));
         let to = folder.join(format!("{name}.{number}.{kind}"));
         match std::fs::rename(&from, &to) {

@@ -58,16 +58,16 @@ impl<'a> Session<'a> {
         self.plan.inspection.as_ref().or_else(|| self.seen.iter().find_map(|o| o.inspection.as_ref()))
     }
 
-    /// One launch of `settings`.  A disturbed one is repeated, within bounds; where the budget has no launch left for
-    /// that, it stands: it ran, only its figures are uncertain.
+    /// One launch of `settings`.  A disturbed one is repeated, within bounds; where the repeat cannot be paid for, what
+    /// the disturbed one has shown must do.
     pub fn launch(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
-        let mut disturbed_one = None;
+        let mut last = None;
         loop {
-            let o = match (self.once(settings, purpose), disturbed_one) {
-                (Err(Halt::Spent(_)), Some(before)) => return Ok(before),
-                (other, _) => other?,
+            let o = match (self.once(settings, purpose), last) {
+                (Err(Halt::Spent(_)), Some(disturbed)) => return Ok(disturbed),
+                (answer, _) => answer?,
             };
-            disturbed_one = Some(o);
+            last = Some(o);
             let disturbed = |o: &&&Observation| o.verdict == Verdict::Disturbed;
             let all = self.seen.iter().filter(disturbed).count();
             let same =

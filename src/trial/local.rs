@@ -86,7 +86,6 @@ pub struct LocalExecutor<P> {
     agent: AgentFiles,
     stop: watch::Receiver<Stop>,
     tell: P,
-    next: u32,
     inspection: Option<Inspection>,
     baseline: Option<Reference>,
     budget_left: Box<dyn Fn() -> Option<f64>>,
@@ -103,17 +102,8 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         budget_left: Box<dyn Fn() -> Option<f64>>,
         tell: P,
     ) -> Self {
-        let mut executor = Self {
-            site,
-            agent,
-            stop,
-            tell,
-            next: 1,
-            inspection: None,
-            baseline: None,
-            budget_left,
-            noted: vec![],
-        };
+        let mut executor =
+            Self { site, agent, stop, tell, inspection: None, baseline: None, budget_left, noted: vec![] };
         for observation in history {
             executor.learn(observation);
         }
@@ -143,7 +133,6 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
     }
 
     fn learn(&mut self, observation: &Observation) {
-        self.next = self.next.max(observation.trial + 1);
         if self.inspection.is_none() {
             self.inspection.clone_from(&observation.inspection);
         }
@@ -157,8 +146,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 }
 
 impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
-    async fn run(&mut self, spec: &TrialSpec) -> anyhow::Result<Observation> {
-        let number = self.next;
+    async fn run(&mut self, number: u32, spec: &TrialSpec) -> anyhow::Result<Observation> {
         let baseline = self.device_baseline();
         let mut trial = self.launch(number, spec, &baseline).await?;
         let ended = match trial.running.clone() {

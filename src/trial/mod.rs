@@ -21,10 +21,10 @@ use crate::model::{Observation, TrialSpec};
 
 /// Runs trials.
 pub trait Executor {
-    /// Launches one configuration and measures it.
+    /// Launches one configuration and measures it; the observation bears the number `trial`.
     ///
     /// # Errors
     /// Only what makes further trials pointless (the trial directory cannot be written, no helper can be started);
     /// a failing script is an observation.
-    fn run(&mut self, spec: &TrialSpec) -> impl Future<Output = anyhow::Result<Observation>>;
+    fn run(&mut self, trial: u32, spec: &TrialSpec) -> impl Future<Output = anyhow::Result<Observation>>;
 }

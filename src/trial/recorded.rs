@@ -17,7 +17,6 @@ pub struct RecordedExecutor {
     grid: BTreeMap<(Configuration, bool), Vec<Observation>>,
     /// How many of each were handed out.
     used: BTreeMap<(Configuration, bool), usize>,
-    launched: u32,
 }
 
 impl RecordedExecutor {
@@ -31,14 +30,14 @@ impl RecordedExecutor {
         for o in all {
             grid.entry((o.settings.clone(), o.purpose == Purpose::Confirm)).or_default().push(o);
         }
-        Ok(Self { grid, used: BTreeMap::new(), launched: 0 })
+        Ok(Self { grid, used: BTreeMap::new() })
     }
 }
 
 impl Executor for RecordedExecutor {
     /// # Errors
     /// The grid has no (further) launch of this configuration: an answer that was not measured is not made up.
-    async fn run(&mut self, spec: &TrialSpec) -> anyhow::Result<Observation> {
+    async fn run(&mut self, trial: u32, spec: &TrialSpec) -> anyhow::Result<Observation> {
         let key = (spec.settings.clone(), spec.purpose == Purpose::Confirm);
         let used = self.used.entry(key.clone()).or_default();
         let recorded = self.grid.get(&key).and_then(|all| all.get(*used));
@@ -46,8 +45,7 @@ impl Executor for RecordedExecutor {
             .with_context(|| format!("the grid has no launch {} of {}", *used + 1, spec.settings))?
             .clone();
         *used += 1;
-        self.launched += 1;
-        (o.trial, o.purpose) = (self.launched, spec.purpose);
+        (o.trial, o.purpose) = (trial, spec.purpose);
         Ok(o)
     }
 }

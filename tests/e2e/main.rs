@@ -6,6 +6,9 @@ mod support;
 
 mod bad_inputs;
 mod interrupt;
+mod killed;
+mod orphans;
 mod pyenv;
+mod siege;
 mod tune;
 mod wrappers;

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A variable that marks every process of a command, descendants included.
-const TAG: &str = "AUTOFIT_TEST_TAG";
+/// A variable that marks every process of a command, descendants included.  Trials do not get autofit's own variables,
+/// so its name is not of that kind.
+const TAG: &str = "TEST_OF_AUTOFIT_TAG";
 
 /// A command to be run by a test.
 pub struct Run {
@@ -121,6 +122,11 @@ impl Running {
         self.child.id().cast_signed()
     }
 
+    /// What [`tagged`] knows its processes by.
+    pub fn tag(&self) -> String {
+        self.tag.clone()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         // SAFETY: the child has not been waited for, so its pid is its own.
@@ -138,6 +144,19 @@ impl Running {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Waits until `seen` says yes or it has ended by itself, for at most `patience`; looks every few milliseconds.
+    /// Says whether it still runs.
+    pub fn watch(&mut self, patience: Duration, mut seen: impl FnMut() -> bool) -> bool {
+        let until = Instant::now() + patience;
+        while Instant::now() < until && !seen() {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(2).min(until.saturating_duration_since(Instant::now())));
+        }
+        true
     }
 
     /// Waits for its end; past its limit it is killed and the test fails with its output.
@@ -205,9 +224,22 @@ impl Finished {
     /// Fails if a process of it lives (a moment is given to those that are being reaped).
     #[track_caller]
     pub fn leaves_no_process(self) -> Self {
+        let tag = self.tag.clone();
+        self.leaves_none_of(|| tagged(&tag))
+    }
+
+    /// Fails if a helper of autofit lives: they have no environment that would tell whose they are, so this is for
+    /// tests that have the [turn](super::alone).
+    #[track_caller]
+    pub fn leaves_no_helper(self) -> Self {
+        self.leaves_none_of(helpers)
+    }
+
+    #[track_caller]
+    fn leaves_none_of(self, living: impl Fn() -> Vec<(i32, String)>) -> Self {
         let began = Instant::now();
         loop {
-            let left = tagged(&self.tag);
+            let left = living();
             if left.is_empty() {
                 return self;
             }
@@ -217,19 +249,33 @@ impl Finished {
     }
 }
 
-/// `pid command line` of every process that inherited `tag`, zombies aside.
-fn tagged(tag: &str) -> Vec<String> {
+/// Every process that inherited `tag`, zombies aside: number and command line.
+pub fn tagged(tag: &str) -> Vec<(i32, String)> {
     let needle = format!("{TAG}={tag}");
+    processes(|pid| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|env| env.split(|b| *b == 0).any(|v| v == needle.as_bytes()))
+    })
+}
+
+/// Every process that is the program under test in its role as helper.
+pub fn helpers() -> Vec<(i32, String)> {
+    let program = Path::new(env!("CARGO_BIN_EXE_autofit"));
+    processes(|pid| {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+            && fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.split(|b| *b == 0).nth(1) == Some(b"__helper"))
+    })
+}
+
+fn processes(wanted: impl Fn(i32) -> bool) -> Vec<(i32, String)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|env| env.split(|b| *b == 0).any(|v| v == needle.as_bytes()))
-        })
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| wanted(*pid))
         .map(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " "))
+            (pid, String::from_utf8_lossy(&line).replace('\0', " "))
         })
         .collect()
 }

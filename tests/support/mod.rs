@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod command;
+pub mod evidence;
 pub mod project;
 
 use std::io::Write;

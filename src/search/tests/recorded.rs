@@ -9,8 +9,9 @@ use crate::trial::recorded::RecordedExecutor;
 async fn drive(executor: &mut RecordedExecutor, plan: &SearchPlan) -> anyhow::Result<Run> {
     let mut history = Vec::new();
     loop {
+        let trial = u32::try_from(history.len()).unwrap() + 1;
         match next(plan, &history) {
-            Next::Trial(spec) => history.push(executor.run(&spec).await?),
+            Next::Trial(spec) => history.push(executor.run(trial, &spec).await?),
             Next::Stop(outcome) => return Ok(Run { history, outcome }),
         }
     }
@@ -38,11 +39,11 @@ fn what_was_not_recorded_is_not_made_up() {
     let one: Vec<Observation> = vec![machine.launch(&spec, &[])];
     let mut executor = RecordedExecutor::from_json(&serde_json::to_string(&one).unwrap()).unwrap();
     runtime().block_on(async {
-        assert!(executor.run(&spec).await.is_ok());
-        let again = executor.run(&spec).await.unwrap_err();
+        assert!(executor.run(1, &spec).await.is_ok());
+        let again = executor.run(2, &spec).await.unwrap_err();
         assert_eq!(again.to_string(), "the grid has no launch 2 of as the script is");
         let other = TrialSpec { settings: settings("accumulation=2"), purpose: Purpose::Climb };
-        assert!(executor.run(&other).await.is_err());
+        assert!(executor.run(2, &other).await.is_err());
     });
     assert!(RecordedExecutor::from_json("{}").is_err());
 }

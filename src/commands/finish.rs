@@ -1,5 +1,7 @@
 //! The end of a search: result.json, autofit.env, the summary, the exit status.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 
 use super::bench::Bench;
@@ -16,10 +18,10 @@ use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::assemble::SummaryInput;
 use crate::report::machine::{Accelerator, Machine};
-use crate::report::result::{Advice, Compared, Files, Isolation, Skipped, Status};
+use crate::report::result::{Advice, Compared, Files, Isolation, Prediction, Skipped, Status};
 use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
-use crate::search::{self, Outcome, OutcomeEnd};
+use crate::search::{self, Expected, Outcome, OutcomeEnd, SearchPlan};
 use crate::trial::local::LocalExecutor;
 use crate::trial::prepare::for_production;
 
@@ -155,7 +157,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         isolation: isolation(place),
         inspection: bench.executor.inspection().cloned(),
         observations: history.to_vec(),
-        predictions: Default::default(),
+        predictions: predictions(place, history),
         winner: None,
         advice: Vec::new(),
         skipped: Vec::new(),
@@ -164,6 +166,15 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         seconds: bench.clock.spent(),
         files: Files::default(),
     }
+}
+
+/// What the search expected of each launch when it chose it.
+fn predictions(place: &Workplace, history: &[Observation]) -> BTreeMap<u32, Prediction> {
+    let mut plan = SearchPlan::new(place.device, &place.recipe, place.inspect_facts());
+    plan.inspection = history.iter().find_map(|o| o.inspection.clone());
+    plan.cap = place.cap.clone();
+    let shown = |e: Expected| Prediction { samples_per_second: e.rate, peak_bytes: e.peak_bytes };
+    search::expectations(&plan, history).into_iter().map(|(trial, e)| (trial, shown(e))).collect()
 }
 
 /// Prints a result: for people, or as JSON.

@@ -71,11 +71,29 @@ impl MemoryModel {
         Self { points, too_large: factors.fold(f64::INFINITY, f64::min), measured: measured.collect() }
     }
 
+    /// The expected peak as a share of the cap: from the most alike that was measured, else from the grid alone.
+    pub fn expected_peak(&self, context: &Context<'_>, settings: &Configuration) -> Option<f64> {
+        let factor = context.transient(settings);
+        let alike = self.alike(factor);
+        let (mut sum, mut all) = (0.0, 0.0);
+        for (fixed, transient, weight) in &self.points {
+            sum += weight
+                * alike.map_or(fixed + transient * factor, |(k, peak)| peak + transient * (factor - k));
+            all += weight;
+        }
+        (all > 0.0).then(|| (sum / all).max(0.0))
+    }
+
+    /// Factor and peak of what was measured and differs least.
+    fn alike(&self, factor: f64) -> Option<(f64, f64)> {
+        let distance = |m: &&(f64, f64)| (m.0 - factor).abs();
+        self.measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).copied()
+    }
+
     /// Probability, 0 to 1, that the peak stays below the cap.
     pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
         let factor = context.transient(settings);
-        let distance = |m: &&(f64, f64)| (m.0 - factor).abs();
-        let alike = self.measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let alike = self.alike(factor);
         let (mut sum, mut all) = (0.0, 0.0);
         for (fixed, transient, weight) in &self.points {
             let absolute = -(fixed + transient * factor).ln() / ERROR;

@@ -30,6 +30,7 @@
 
 mod bans;
 mod climb;
+mod expect;
 mod explore;
 mod launches;
 mod memory;
@@ -49,6 +50,7 @@ use crate::model::plan::Device;
 use crate::model::{Inspection, Knob, Observation};
 use crate::recipe::{KnobRule, Limits, Policy, Recipe, Rung};
 
+pub use expect::{Expected, expectations};
 pub use outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd, Skipped};
 
 /// All that a search depends on besides what it measures.

@@ -69,6 +69,11 @@ impl<'a> SpeedModel<'a> {
         Self { context, launched, level, factor, weights }
     }
 
+    /// Whether any launch was timed: the level is a guess otherwise.
+    pub fn knows_a_rate(&self) -> bool {
+        !self.launched.is_empty()
+    }
+
     /// What is expected of `settings`.
     pub fn belief(&self, settings: &Configuration) -> Belief {
         let one = (settings.clone(), self.context.effects(settings));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::CPU;
 use super::machine::{Machine, Run};
 use crate::model::{Configuration, Knob, Purpose, Verdict};
-use crate::search::{Next, SearchPlan, next};
+use crate::search::{Next, SearchPlan, expectations, next};
 
 /// Machines of many kinds, from a number.
 fn some_machine(n: u64) -> Machine {
@@ -125,5 +125,26 @@ fn the_answer_does_not_depend_on_anything_but_plan_and_history() {
     let again: SearchPlan = plan.clone();
     for length in 0..=history.len() {
         assert_eq!(next(&plan, &history[..length]), next(&again, &history.clone()[..length]));
+    }
+}
+
+#[test]
+fn what_was_expected_depends_on_earlier_launches_only_and_comes_near() {
+    let machine = Machine::cpu(700);
+    let run = machine.search(&machine.plan());
+    let expected = expectations(&machine.plan(), &run.history);
+    assert!(!expected.contains_key(&run.history[0].trial), "nothing is known before the first launch");
+    for n in 1..=run.history.len() {
+        let earlier = expectations(&machine.plan(), &run.history[..n]);
+        assert!(earlier.iter().all(|(trial, e)| expected[trial] == *e));
+    }
+    let mut fits = run.history.iter().skip(2).filter(|o| o.verdict == Verdict::Fit).peekable();
+    assert!(fits.peek().is_some());
+    for o in fits {
+        let (e, rate) = (expected[&o.trial], o.throughput().unwrap());
+        let peak = e.peak_bytes.unwrap() as f64 / o.peak().unwrap() as f64;
+        assert!((0.7..1.4).contains(&peak), "{}: peak {peak}{run}", o.settings);
+        let rate = e.rate.unwrap() / rate;
+        assert!((0.5..2.0).contains(&rate), "{}: rate {rate}{run}", o.settings);
     }
 }

@@ -48,6 +48,14 @@ pub enum EnvError {
         "{0} exists and was not written by autofit; move it away, or choose another place with --out DIR"
     )]
     Foreign(PathBuf),
+    /// Its folder cannot be written to, or is full.
+    #[error("{path} cannot be written ({kind}); {}name another folder with --out DIR", free_some(*kind))]
+    NotWritable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        kind: io::ErrorKind,
+    },
     /// The system's words.
     #[error("{path}: {error}")]
     Io {
@@ -93,6 +101,13 @@ pub enum EnvError {
         /// Its value.
         value: String,
     },
+}
+
+fn free_some(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space or ",
+        _ => "",
+    }
 }
 
 /// The file's text.
@@ -142,8 +157,8 @@ fn without_secrets(document: &RunDocument) -> RunDocument {
 /// Whether `autofit.env` can be written at `path`; to be asked before the first trial.
 ///
 /// # Errors
-/// [`EnvError::Foreign`] when something that is not ours is there, [`EnvError::Io`] when its directory cannot be
-/// written to.
+/// [`EnvError::Foreign`] when something that is not ours is there, [`EnvError::NotWritable`] when its directory cannot
+/// be written to.
 pub fn check_target(path: &Path) -> Result<(), EnvError> {
     let io = |error| EnvError::Io { path: path.to_owned(), error };
     match fs::read(path) {
@@ -154,16 +169,20 @@ pub fn check_target(path: &Path) -> Result<(), EnvError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io(e)),
     }
-    tempfile::NamedTempFile::new_in(directory(path)).map(drop).map_err(io)
+    tempfile::NamedTempFile::new_in(directory(path)).map(drop).map_err(|e| not_writable(path, &e))
+}
+
+fn not_writable(path: &Path, error: &io::Error) -> EnvError {
+    EnvError::NotWritable { path: path.to_owned(), kind: error.kind() }
 }
 
 /// Writes the file at once or not at all, mode 0644.  A file that autofit did not write is left alone.
 ///
 /// # Errors
-/// As [`check_target`], and [`EnvError::Io`] when the disk is full.
+/// As [`check_target`]; [`EnvError::NotWritable`] also when the disk is full.
 pub fn write(path: &Path, text: &str) -> Result<(), EnvError> {
     check_target(path)?;
-    let io = |error| EnvError::Io { path: path.to_owned(), error };
+    let io = |error: io::Error| not_writable(path, &error);
     // A link stays a link: what it points to is replaced.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut file = tempfile::NamedTempFile::new_in(directory(&target)).map_err(io)?;

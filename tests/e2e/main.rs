@@ -6,6 +6,8 @@ mod support;
 
 mod bad_inputs;
 mod interrupt;
+mod nothing_fits;
+mod places;
 mod pyenv;
 mod tune;
 mod wrappers;

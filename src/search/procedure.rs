@@ -186,7 +186,10 @@ fn nothing_fits(session: &mut Session<'_>, space: &Space<'_>) -> Step<Outcome> {
     let o = session.seen.iter().rev().find(|o| o.settings == settings);
     let trial = o.map_or(0, |o| o.trial);
     let rate = o.and_then(|o| o.timing.as_ref());
-    let speed = rate.map_or(String::new(), |t| format!(", {:.3} {}", t.samples_per_second, t.unit));
+    // Three digits: one launch knows no more.
+    let digits = |x: f64| if x >= 100.0 { 0 } else { usize::from(x < 10.0) + 1 };
+    let rounded = |x: f64| format!("{x:.*}", digits(x));
+    let speed = rate.map_or(String::new(), |t| format!(", {} {}", rounded(t.samples_per_second), t.unit));
     let text = format!("{settings} fits{speed}; it is of class {class}, so it is only taken when asked for");
     let reason = format!("nothing fits with numerics up to {bound}, but {settings} does");
     let mut outcome = session.end(OutcomeEnd::NothingFits, None, reason);

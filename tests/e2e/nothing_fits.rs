@@ -40,15 +40,15 @@ knobs:
 ladder: [accumulation]
 ";
 
-/// Seen: 128 samples need some 650 MiB, 16 some 410.
-const CAP: &str = "440MiB";
+/// Seen: 128 samples need some 650 MiB and 64 some 520; 16 take some 430, and 410 with nothing to spare.
+const CAP: &str = "460MiB";
 
 #[test]
 fn what_fits_only_beyond_the_bound_is_measured_and_offered_and_taken_only_when_accepted() {
     let _turn = alone();
     let project = Project::new().file("bn.py", SCRIPT).file("batch.yaml", RECIPE);
     let before = project.snapshot();
-    let line = format!("--recipe batch.yaml --device cpu --memory-cap {CAP} --max-trials 8 --");
+    let line = format!("--recipe batch.yaml --device cpu --memory-cap {CAP} --max-trials 7 --");
     let end = autofit(project.path())
         .with_python()
         .line(&line)
@@ -58,7 +58,7 @@ fn what_fits_only_beyond_the_bound_is_measured_and_offered_and_taken_only_when_a
         .expect(3)
         .prints("nothing fits with numerics up to precision, but batch_size=")
         .prints("short: baseline")
-        .prints("more than 440 MiB needed; memory ran out before the first step was done")
+        .prints("more than 460 MiB needed; memory ran out before the first step was done")
         .prints("it is of class dynamics, so it is only taken when asked for (option: --batch lower)")
         .prints("skipped: accumulation: BatchNorm takes its statistics from the whole batch")
         .prints("--batch lower -- python bn.py")
@@ -75,7 +75,7 @@ fn what_fits_only_beyond_the_bound_is_measured_and_offered_and_taken_only_when_a
     assert_eq!(offered["purpose"], "advice", "{offered:#}");
     assert!(["fit", "disturbed"].contains(&offered["verdict"].as_str().unwrap()), "measured: {offered:#}");
     let oom = &trials[0]["oom"];
-    assert!(oom["at_least_bytes"].as_u64().unwrap() >= 440 << 20, "{oom:#}");
+    assert!(oom["at_least_bytes"].as_u64().unwrap() >= 460 << 20, "{oom:#}");
 
     // The answer is given: it goes on from what was measured.
     let end = autofit(project.path())

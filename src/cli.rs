@@ -347,8 +347,15 @@ fn explain(error: &clap::Error, args: &[OsString]) -> Exit {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::new(exit::TUNED, error.to_string()),
         ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => misplaced_word(args)
             .map_or_else(|| Exit::new(exit::USAGE, plain(error)), |m| Exit::new(exit::USAGE, m)),
+        ErrorKind::InvalidUtf8 => Exit::new(exit::USAGE, not_utf8(args)),
         _ => Exit::new(exit::USAGE, plain(error)),
     }
+}
+
+/// Names the word of autofit's own that cannot be read.
+fn not_utf8(args: &[OsString]) -> String {
+    let word = args.iter().take_while(|a| *a != "--").find(|a| a.to_str().is_none());
+    format!("the word {} is not UTF-8", word.map_or_else(String::new, |w| w.display().to_string()))
 }
 
 /// A first word that is no subcommand: a typo of one, or a command without its `--`.

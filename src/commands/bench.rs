@@ -1,5 +1,7 @@
 //! A place to launch trials in: scratch room, agent, reporter, signals, executor.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,6 +11,7 @@ use super::workplace::Workplace;
 use crate::agent::AgentFiles;
 use crate::exit::{self, Exit};
 use crate::journal::DeviceLock;
+use crate::model::size::Bytes;
 use crate::model::{Observation, Progress};
 use crate::process::end_orphans;
 use crate::report::{Mode, Reporter, words};
@@ -43,7 +46,7 @@ impl Bench {
         let noted = Arc::clone(&reporter);
         let signals = Signals::listen(move |text| handle(&noted, &Progress::Note(text.to_owned())))?;
         let (scratch, orphans) = open_scratch()?;
-        let agent = AgentFiles::unpack(&scratch.path().join("agent"))?;
+        let agent = AgentFiles::unpack(&scratch.path().join("agent")).map_err(|e| full_or(&scratch, e))?;
         let clock = Clock::start(place, history);
         let (left, told) = (clock.clone(), Arc::clone(&reporter));
         let executor = LocalExecutor::new(
@@ -90,9 +93,32 @@ fn open_scratch() -> Result<(Scratch, usize), Exit> {
         let variable = scratch::VARIABLE;
         Exit::new(exit::PLACE, format!("there is no place for trials: {e}; name one with {variable}=DIR"))
     };
-    let orphans = end_orphans(&scratch::base().map_err(no_place)?);
+    let base = scratch::base().map_err(no_place)?;
+    let orphans = end_orphans(&base);
     scratch::sweep();
-    Ok((Scratch::create().map_err(no_place)?, orphans))
+    match scratch::free(&base) {
+        Some(free) if free < scratch::NEEDED => Err(Exit::new(exit::PLACE, no_room(&base, free))),
+        _ => Ok((Scratch::create().map_err(no_place)?, orphans)),
+    }
+}
+
+fn no_room(place: &Path, free: u64) -> String {
+    let (place, variable) = (place.display(), scratch::VARIABLE);
+    format!(
+        "no space left in {place} for what trials write ({} left); free some, or name another place with {variable}=DIR",
+        Bytes(free)
+    )
+}
+
+/// Somebody else may have filled the place meanwhile.
+fn full_or(scratch: &Scratch, error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            let free = scratch::free(scratch.path()).unwrap_or_default();
+            Exit::new(exit::PLACE, no_room(scratch.path(), free)).into()
+        }
+        _ => anyhow::Error::from(error).context("the agent cannot be unpacked"),
+    }
 }
 
 fn lock_devices(place: &Workplace) -> Result<Vec<DeviceLock>, Exit> {

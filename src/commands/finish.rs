@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use super::bench::Bench;
-use super::tune::End;
+use super::tune::{End, midway};
 use super::workplace::Workplace;
 use super::{Job, TryRequest, Verbosity, terminal};
 use crate::emit::config::ConfirmedFigures;
 use crate::emit::fingerprint::Fingerprint;
 use crate::emit::{RunDocument, env};
 use crate::exit::{self, Exit};
-use crate::journal::Journal;
+use crate::journal::{GOES_ON, Journal};
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
@@ -35,6 +35,10 @@ pub fn show_finished(journal: &Journal, job: &Job) -> anyhow::Result<Option<i32>
     }
     let Some(value) = journal.read_result() else { return Ok(None) };
     let Ok(result) = serde_json::from_value::<TuneResult>(value) else { return Ok(None) };
+    if job.yes && result.status == Status::NothingFits {
+        // What it would take is accepted now: the search goes on from what was measured.
+        return Ok(None);
+    }
     if job.verbosity != Verbosity::Quiet {
         terminal::say("this search is finished; this is its result (--fresh starts it anew)\n");
     }
@@ -68,7 +72,7 @@ pub fn emit(
         let env_path = place.out.join("autofit.env");
         let document = document(place, &bench.executor, winner);
         let text = env::render(&document, &head(place, winner))?;
-        env::write(&env_path, &text, journal.dir()).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
+        env::write(&env_path, &text, journal.dir()).map_err(not_written)?;
         files.env = Some(shown(&env_path, place));
     }
     files.result = Some(shown(&journal.dir().join("result.json"), place));
@@ -85,13 +89,22 @@ pub fn emit(
         ..input(place, job, bench, history)
     };
     let result = TuneResult::assemble(&input);
-    journal.write_result(&result).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
+    journal.write_result(&result).map_err(midway)?;
     if !matches!(status, Status::Interrupted | Status::Terminated) {
         let reason = result.reason.clone();
-        journal.finish(&reason, result.exit_status).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
+        journal.finish(&reason, result.exit_status).map_err(midway)?;
     }
     show(&result, job)?;
     Ok(result.exit_status)
+}
+
+/// `autofit.env` was refused after all: another folder would not have what was measured.
+fn not_written(error: env::EnvError) -> Exit {
+    let what = match &error {
+        env::EnvError::NotWritable { path, kind } => format!("{} cannot be written ({kind})", path.display()),
+        other => other.to_string(),
+    };
+    Exit::new(exit::PLACE, format!("{what}; {GOES_ON}"))
 }
 
 /// The result of `autofit try`: no search, no files.
@@ -129,7 +142,7 @@ pub fn refuse_unusable(baseline: &Observation) -> Result<(), Exit> {
     }
     if baseline.verdict == Verdict::AgentMissing {
         let message = format!(
-            "{}; python -I, -E and -S switch the agent off, as does a cleared environment",
+            "{}; python -I, -E and -S switch the agent off, as does a cleared environment: leave that out for tuning",
             baseline.why
         );
         return Err(Exit::new(exit::AGENT_MISSING, message));

@@ -3,6 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// What training is mostly started with, in the order of likelihood.
+const USUAL: [&str; 4] = ["python", "python3", "torchrun", "bash"];
+
 /// Why a command cannot be launched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
@@ -14,6 +17,12 @@ pub enum LookupError {
         /// `; did you mean ...?`, or empty.
         hint: String,
     },
+    /// `autofit -- ""`.
+    #[error("the command is empty; type it after `--`, for example: autofit -- python train.py")]
+    Empty,
+    /// `python` alone would wait for someone to type, or do nothing.
+    #[error("`{0}` is given no script; for example: autofit -- {0} train.py")]
+    NothingToRun(String),
     /// It exists, but cannot be executed.
     #[error("`{}` is not executable; run it through its interpreter, for example: python3 {}", .0.display(), .0.display())]
     NotExecutable(PathBuf),
@@ -33,15 +42,18 @@ pub enum LookupError {
 /// Says what is missing and what was probably meant.
 pub fn check(command: &[String], cwd: &Path, path: &str) -> Result<PathBuf, LookupError> {
     let name = command.first().map(String::as_str).unwrap_or_default();
+    if name.is_empty() {
+        return Err(LookupError::Empty);
+    }
     let program = find(name, cwd, path)?;
     let is_python = Path::new(name).file_name().is_some_and(|f| f.to_string_lossy().starts_with("python"));
-    if is_python
-        && let Some(script) = script_of(&command[1..])
-        && !cwd.join(script).exists()
-    {
-        return Err(LookupError::NoScript { script: script.into(), cwd: cwd.into() });
+    match script_of(&command[1..]) {
+        Script::File(script) if is_python && !cwd.join(script).exists() => {
+            Err(LookupError::NoScript { script: script.into(), cwd: cwd.into() })
+        }
+        Script::None if is_python => Err(LookupError::NothingToRun(name.to_owned())),
+        _ => Ok(program),
     }
-    Ok(program)
 }
 
 fn find(name: &str, cwd: &Path, path: &str) -> Result<PathBuf, LookupError> {
@@ -70,10 +82,17 @@ fn find(name: &str, cwd: &Path, path: &str) -> Result<PathBuf, LookupError> {
         "; did you mean `python3`?".to_owned()
     } else if name.ends_with(".py") && cwd.join(name).is_file() {
         format!("; did you mean `python3 {name}`?")
+    } else if let Some(meant) = USUAL.iter().find(|usual| nearly(usual, name) && exists(usual)) {
+        format!("; did you mean `{meant}`?")
     } else {
         "; is it installed, and on PATH?".to_owned()
     };
     Err(LookupError::NotFound { name: name.into(), hint })
+}
+
+/// One slip away: a letter too many, too few, wrong or in the wrong place.
+fn nearly(usual: &str, name: &str) -> bool {
+    strsim::damerau_levenshtein(usual, name) == 1
 }
 
 fn find_quietly(name: &str, cwd: &Path, path: &str) -> bool {
@@ -86,20 +105,33 @@ fn executable(file: &Path) -> Option<bool> {
     Some(meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The script among a Python's arguments: the first that is no option; none with `-m`, `-c` or `-`.
-fn script_of(args: &[String]) -> Option<&str> {
+/// What a Python is told to run.
+enum Script<'a> {
+    /// A file.
+    File(&'a str),
+    /// A module, a text or standard input.
+    Otherwise,
+    /// Nothing at all.
+    None,
+}
+
+/// The script among a Python's arguments: the first that is no option.
+fn script_of(args: &[String]) -> Script<'_> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "-m" | "-c" | "-" => return None,
             "-W" | "-X" | "--check-hash-based-pycs" => {
                 args.next();
             }
+            "-" => return Script::Otherwise,
+            a if a.starts_with("--") => {}
+            // Also with other letters before it (`-um pkg`), or its text right behind it (`-mpkg`).
+            a if a.starts_with('-') && a.contains(['m', 'c']) => return Script::Otherwise,
             a if a.starts_with('-') => {}
-            a => return Some(a),
+            a => return Script::File(a),
         }
     }
-    None
+    Script::None
 }
 
 #[cfg(test)]
@@ -128,6 +160,10 @@ mod tests {
         std::fs::write(dir.path().join("train.py"), "").unwrap();
         assert_eq!(ask("python3 -u -X dev train.py"), Ok(file));
         assert!(ask("python3 -m pkg.train").is_ok());
+        assert!(ask("python3 -um pkg.train").is_ok());
+        assert!(ask("python3 -u").unwrap_err().contains("autofit -- python3 train.py"));
+        assert!(ask("pyton3 train.py").unwrap_err().ends_with("did you mean `python3`?"));
+        assert_eq!(check(&[String::new()], dir.path(), &path), Err(LookupError::Empty));
         assert!(ask("train.py").unwrap_err().contains("did you mean `python3 train.py`"));
         assert!(ask("./train.py").unwrap_err().contains("is not executable"));
     }

@@ -5,7 +5,7 @@ use super::signals::Signals;
 use super::workplace::Workplace;
 use super::{Job, finish, terminal};
 use crate::exit::{self, Exit};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{FolderLock, Journal, JournalError};
 use crate::model::{NumericsClass, Observation, Progress, Verdict};
 use crate::report::result::Status;
 use crate::sandbox::scratch;
@@ -24,6 +24,7 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
         scratch::sweep();
         return Ok(status);
     }
+    let _here = FolderLock::take(&place.out).map_err(unusable)?;
     let mut bench = Bench::open(&place, &job, &history)?;
     bench.tell(&started(&place, &journal, &history));
     bench.recall(&history);
@@ -70,13 +71,13 @@ impl Search<'_> {
                 return Ok(End::Interrupted(status));
             }
             let trial = journal.next_trial();
-            journal.started(trial, &spec).map_err(unusable)?;
+            journal.started(trial, &spec).map_err(midway)?;
             let observation = bench.executor.run(trial, &spec).await?;
             if observation.verdict == Verdict::Interrupted {
                 // It tells nothing; a resumed search launches it again.
                 return Ok(End::Interrupted(bench.signals.status()));
             }
-            journal.append(&observation).map_err(unusable)?;
+            journal.append(&observation).map_err(midway)?;
             bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
             self.history.push(observation);
         }
@@ -112,11 +113,22 @@ fn unusable(error: JournalError) -> Exit {
     Exit::new(exit::PLACE, error.to_string())
 }
 
+/// The same after trials were measured.
+pub fn midway(error: JournalError) -> Exit {
+    Exit::new(exit::PLACE, error.midway())
+}
+
 fn open_journal(place: &Workplace, job: &Job) -> Result<(Journal, Vec<Observation>), Exit> {
     let env = place.out.join("autofit.env");
     // `--out` names a place, not one that must be there.
-    std::fs::create_dir_all(&place.out)
-        .map_err(|e| Exit::new(exit::PLACE, format!("{} cannot be made: {e}", place.out.display())))?;
+    std::fs::create_dir_all(&place.out).map_err(|e| {
+        let what = format!(
+            "{} cannot be made ({}); name another folder with --out DIR",
+            place.out.display(),
+            e.kind()
+        );
+        Exit::new(exit::PLACE, what)
+    })?;
     crate::emit::env::check_target(&env).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
     let key = place.key(job);
     let (journal, history) = Journal::open(&place.out, &key, job.fresh).map_err(unusable)?;

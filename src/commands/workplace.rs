@@ -15,6 +15,7 @@ use crate::journal::{SearchKey, hash_file};
 use crate::model::NumericsClass;
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
+use crate::model::size::Bytes;
 use crate::process::{abilities, machine_limit};
 use crate::recipe::{self, Recipe};
 use crate::sandbox::{self, Isolation, SandboxPlan};
@@ -25,6 +26,9 @@ use crate::watch::{Gpus, MachineFacts, NvmlUnavailable};
 
 /// A trial that says nothing about its limit may take this long; downloads and tokenising happen in the first one.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Under a smaller limit not even a Python without PyTorch starts (10 to 20 MiB): a slip, such as `8` for `8GiB`.
+const LEAST_CAP: u64 = 16 << 20;
 
 /// Files among the command's words above this size are data, not scripts; they do not make another search.
 const SCRIPT_BYTES: u64 = 4 << 20;
@@ -179,6 +183,9 @@ fn load_recipe(name: Option<&str>) -> anyhow::Result<Option<Recipe>> {
             .map_err(|e| Exit::new(exit::USAGE, format!("{name} cannot be read: {e}")))?;
         return Ok(Some(recipe::load(&text, path).map_err(wrong)?));
     }
+    if name.contains('/') && path.is_dir() {
+        return Err(Exit::new(exit::USAGE, format!("{name} is a folder; name the recipe file in it")).into());
+    }
     if name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml") {
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let hint = match recipe::names().contains(&stem) {
@@ -218,15 +225,23 @@ fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, Path
         let Some(command) = recipe.command.clone() else {
             let message = format!(
                 "the recipe `{}` carries no command; type one after `--`, for example: autofit --recipe {} -- python train.py",
-                recipe.name, recipe.name
+                recipe.name,
+                job.recipe.as_deref().unwrap_or(&recipe.name)
             );
             return Err(Exit::new(exit::USAGE, message));
         };
-        return Ok((command, here.join(&recipe.directory)));
+        // Without the `.` that a recipe in this very folder has for its directory.
+        let cwd = here.join(&recipe.directory).components().collect();
+        return Ok((command, cwd));
     }
     let words: Result<Vec<String>, _> = job.command.iter().cloned().map(OsString::into_string).collect();
     let words = words.map_err(|w| {
-        Exit::new(exit::USAGE, format!("the word {} of the command is not UTF-8", w.display()))
+        let message = format!(
+            "the word {} of the command is not UTF-8, and a search has to be written down; give the file another name, \
+             or a link with one",
+            w.display()
+        );
+        Exit::new(exit::USAGE, message)
     })?;
     Ok((words, here.to_owned()))
 }
@@ -262,13 +277,19 @@ fn cap(recipe: &Recipe, device: Device, machine: &MachineFacts, visible: &[usize
     let margin = 1.0 - recipe.limits.margin;
     let with_margin = |bytes: u64| (bytes as f64 * margin) as u64;
     let text = |s: &str| s.to_owned();
+    if let Some(asked) = recipe.memory_cap.filter(|asked| *asked < LEAST_CAP) {
+        let message = format!(
+            "a memory limit of {} is less than Python alone needs; was a unit meant, as in --memory-cap 8GiB?",
+            Bytes(asked)
+        );
+        return Err(Exit::new(exit::USAGE, message));
+    }
     match device {
         Device::Cpu => {
             let limit = machine_limit();
             match recipe.memory_cap {
                 Some(asked) if asked > limit => {
-                    let have = crate::model::size::Bytes(limit);
-                    let asked = crate::model::size::Bytes(asked);
+                    let (have, asked) = (Bytes(limit), Bytes(asked));
                     Err(Exit::new(
                         exit::PLACE,
                         format!("--memory-cap {asked} is more than this machine may use ({have})"),

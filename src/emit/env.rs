@@ -51,6 +51,14 @@ pub enum EnvError {
         "{0} exists and was not written by autofit; move it away, or choose another place with --out DIR"
     )]
     Foreign(PathBuf),
+    /// Its folder cannot be written to, or is full.
+    #[error("{path} cannot be written ({kind}); {}name another folder with --out DIR", free_some(*kind))]
+    NotWritable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        kind: io::ErrorKind,
+    },
     /// The system's words.
     #[error("{path}: {error}")]
     Io {
@@ -96,6 +104,13 @@ pub enum EnvError {
         /// Its value.
         value: String,
     },
+}
+
+fn free_some(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space or ",
+        _ => "",
+    }
 }
 
 /// The file's text.
@@ -147,8 +162,8 @@ fn without_secrets(document: &RunDocument) -> RunDocument {
 /// Nothing is made to find out: a kill would leave it behind in the user's folder.
 ///
 /// # Errors
-/// [`EnvError::Foreign`] when something that is not ours is there, [`EnvError::Io`] when its directory cannot be
-/// written to.
+/// [`EnvError::Foreign`] when something that is not ours is there, [`EnvError::NotWritable`] when its directory cannot
+/// be written to.
 pub fn check_target(path: &Path) -> Result<(), EnvError> {
     let io = |error| EnvError::Io { path: path.to_owned(), error };
     match fs::read(path) {
@@ -160,7 +175,12 @@ pub fn check_target(path: &Path) -> Result<(), EnvError> {
         Err(e) => return Err(io(e)),
     }
     let may = AccessFlags::W_OK | AccessFlags::X_OK;
-    faccessat(AT_FDCWD, directory(&target(path)), may, AtFlags::AT_EACCESS).map_err(|e| io(e.into()))
+    faccessat(AT_FDCWD, directory(&target(path)), may, AtFlags::AT_EACCESS)
+        .map_err(|e| not_writable(path, &e.into()))
+}
+
+fn not_writable(path: &Path, error: &io::Error) -> EnvError {
+    EnvError::NotWritable { path: path.to_owned(), kind: error.kind() }
 }
 
 /// Writes the file at once or not at all, mode 0644.  A file that autofit did not write is left alone.
@@ -169,7 +189,7 @@ pub fn check_target(path: &Path) -> Result<(), EnvError> {
 /// only where that is another file system.
 ///
 /// # Errors
-/// As [`check_target`], and [`EnvError::Io`] when the disk is full.
+/// As [`check_target`]; [`EnvError::NotWritable`] also when the disk is full.
 pub fn write(path: &Path, text: &str, workshop: &Path) -> Result<(), EnvError> {
     check_target(path)?;
     let target = target(path);
@@ -179,7 +199,7 @@ pub fn write(path: &Path, text: &str, workshop: &Path) -> Result<(), EnvError> {
         }
         other => other,
     };
-    written.map_err(|error| EnvError::Io { path: path.to_owned(), error })
+    written.map_err(|error| not_writable(path, &error))
 }
 
 fn write_by_way_of(place: &Path, target: &Path, text: &str) -> io::Result<()> {

@@ -28,11 +28,22 @@ pub enum JournalError {
         free: Option<u64>,
     },
     /// The same search runs already.
-    #[error("this search is already running{holder}; its journal is {path}")]
+    #[error("this search is already running{holder}; wait for it, or stop it there; its journal is {path}")]
     Locked {
         /// `.autofit/<id>`.
         path: PathBuf,
         /// ` as process 123`, or empty when the holder did not say.
+        holder: String,
+    },
+    /// Another search is to write its result in the same folder.
+    #[error(
+        "another search is running in {folder}{holder}, and both would write autofit.env there; wait for it, or name \
+         another folder with --out DIR"
+    )]
+    FolderLocked {
+        /// Where `autofit.env` goes.
+        folder: PathBuf,
+        /// As in [`JournalError::Locked`].
         holder: String,
     },
     /// Another search measures on the same GPU.
@@ -94,6 +105,22 @@ impl JournalError {
         }
     }
 }
+
+impl JournalError {
+    /// The same where trials have been measured already: another folder would not have them.
+    pub fn midway(&self) -> String {
+        let what = match self {
+            Self::NoSpace { path, .. } => format!("no space left for {}", path.display()),
+            Self::NotWritable { path, source } => format!("{} cannot be written ({source})", path.display()),
+            other => other.to_string(),
+        };
+        format!("{what}; {GOES_ON}")
+    }
+}
+
+/// Said when a search cannot go on for now.
+pub const GOES_ON: &str =
+    "what was measured is kept: mend that and type the same command again, and the search goes on from there";
 
 impl From<JournalError> for Exit {
     fn from(error: JournalError) -> Self {

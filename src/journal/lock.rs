@@ -73,6 +73,25 @@ pub(super) fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |p| format!(" as process {p}"))
 }
 
+/// Keeps two searches from writing their results in one folder, the later over the earlier; ends when dropped.
+#[derive(Debug)]
+pub struct FolderLock {
+    _held: Flock<File>,
+}
+
+impl FolderLock {
+    /// Takes the lock of the folder that `autofit.env` goes to; `.autofit` must be there.
+    ///
+    /// # Errors
+    /// [`JournalError::FolderLocked`] when another search has it.
+    pub fn take(folder: &Path) -> Result<Self, JournalError> {
+        match exclusive(&folder.join(super::FOLDER).join("lock"), 0o644)? {
+            Ok(held) => Ok(Self { _held: held }),
+            Err(pid) => Err(JournalError::FolderLocked { folder: folder.to_owned(), holder: holder(pid) }),
+        }
+    }
+}
+
 /// Keeps two searches from measuring on one GPU at a time; ends when dropped.
 #[derive(Debug)]
 pub struct DeviceLock {

@@ -11,6 +11,8 @@
 //! | `result.json` | replaced as a whole, never half written |
 //! | `lock` | held while a search runs; its content is the holder's PID |
 //!
+//! Beside these folders lies another `lock`, of whichever search is to write `autofit.env` ([`FolderLock`]).
+//!
 //! A line says `started` before a trial is launched and `observation` after it has ended, so that a killed search knows
 //! which trial was running.  A crash in the middle of a write leaves a torn last line: it is cut off and said.  Any
 //! other line that cannot be read is an error, for a measurement would be lost silently.
@@ -31,10 +33,10 @@ use nix::fcntl::Flock;
 use serde::Serialize;
 
 pub use atomic::write_atomic;
-pub use error::JournalError;
+pub use error::{GOES_ON, JournalError};
 pub use key::{SearchKey, hash_file, redact};
 pub use line::{Finished, Interrupted};
-pub use lock::DeviceLock;
+pub use lock::{DeviceLock, FolderLock};
 
 use self::line::{Entry, Replay};
 use crate::model::observation::{Observation, TrialSpec};

@@ -19,7 +19,10 @@ use super::output::{Output, Stream};
 use super::running::{Containment, Ended, Running, Shared, State};
 use super::tree;
 use crate::model::observation::{Cap, ProcessEnd};
-use crate::sandbox::{Kind, scratch::Scratch};
+use crate::sandbox::{
+    Kind,
+    scratch::{Scratch, free},
+};
 
 /// How long output may stay open after the command's end before somebody is said to hold it.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -215,6 +218,7 @@ pub(super) fn begin(
     spawn(move || {
         let (end, seconds, held) = follow(&mut reports, &readers, &shared, &control, began);
         let ended = clean_up(child, readers, &control, &trial_dir);
+        let room_left = scratch.as_ref().and_then(|s| free(s.path()));
         drop(scratch);
         let peak = shared.memory_peak.load(SeqCst);
         shared.state.send_replace(State::Over(Arc::new(Ended {
@@ -227,6 +231,7 @@ pub(super) fn begin(
             seconds,
             pipes_held: held,
             cleaned: ended.cleaned,
+            room_left,
         })));
     });
     Ok(running)

@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
+
+use nix::unistd::setsid;
 
 use super::attend::{self, Attended};
 use super::helper::protocol::{Report, Spec, Stage, send_spec};
@@ -228,13 +231,17 @@ pub(super) fn spawn_helper(output: fn() -> Stdio) -> io::Result<(Child, UnixStre
     let (ours, theirs) = UnixStream::pair()?;
     // Not a path: a binary that was replaced while we run is still the one that we are.
     let program = HELPER.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg(super::helper::ARGUMENT)
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
         .stdout(output())
-        .stderr(output())
-        .spawn()?;
-    Ok((child, ours))
+        .stderr(output());
+    // A session of its own from its first instruction on: Ctrl-C at the terminal is the launcher's to handle, and a
+    // helper that it kills looks like a command that cannot be started, or a system that forbids namespaces.
+    // SAFETY: between fork and exec there is this one system call.
+    unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
+    Ok((command.spawn()?, ours))
 }

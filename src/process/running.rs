@@ -45,6 +45,8 @@ pub struct Ended {
     pub pipes_held: bool,
     /// No process is left, and what was made for the trial is removed.
     pub cleaned: bool,
+    /// Free in the place where it wrote, before that was removed, bytes.
+    pub room_left: Option<u64>,
 }
 
 /// Stages of a trial's life.

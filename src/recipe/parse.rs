@@ -11,7 +11,7 @@ use super::{Limits, Policy, Recipe, RecipeError, RecipeErrorKind, Rung};
 use crate::model::{BatchPolicy, NumericsClass};
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a recipe: keys such as `command:` and `ladder:`, one a line")]
 struct Raw {
     #[serde(default)]
     version: Option<Version>,
@@ -58,6 +58,9 @@ struct RawLimits {
 /// # Errors
 /// The first mistake in the text.
 pub fn load(text: &str, path: &Path) -> Result<Recipe, RecipeError> {
+    if is_empty(text) {
+        return Err(empty(path));
+    }
     let raw: Raw = serde_yaml::from_str(text).map_err(|e| explain(&e, text, path))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let policy = Policy {
@@ -130,6 +133,27 @@ fn rung_in_words(rung: &Rung) -> String {
             format!("{knob}={}", values.join("|"))
         }
         Rung::Together(c) => format!("({c})"),
+    }
+}
+
+/// Nothing but blanks, comments and marks of a document: a file that was never saved, or the wrong one.
+fn is_empty(text: &str) -> bool {
+    let text = text.trim_start_matches('\u{feff}');
+    text.lines().map(str::trim).all(|l| l.is_empty() || l.starts_with('#') || l == "---" || l == "...")
+}
+
+fn empty(path: &Path) -> RecipeError {
+    RecipeError {
+        file: path.to_path_buf(),
+        line: None,
+        column: None,
+        key: None,
+        kind: RecipeErrorKind::BadValue,
+        message:
+            "the recipe is empty; `about:` and `ladder:` are what most begin with (without --recipe autofit \
+                  takes its own)"
+                .to_owned(),
+        meant: None,
     }
 }
 

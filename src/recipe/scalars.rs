@@ -12,6 +12,9 @@ use crate::model::size::parse_bytes;
 /// The version of the format; a recipe may state it.
 const FORMAT: &str = "1";
 
+/// No program can be given such a word.
+const NUL: &str = "there is a NUL character in it, which no command can be given";
+
 /// Something that is written as one word or number.
 pub(super) trait FromWord: Sized {
     /// What it looks like.
@@ -75,7 +78,7 @@ impl FromWord for Word {
     const LOOKS: &'static str = "a text (put it in quotes if it has braces or a colon)";
 
     fn from_word(word: &str) -> Result<Self, String> {
-        Ok(Self(word.to_owned()))
+        if word.contains('\0') { Err(NUL.to_owned()) } else { Ok(Self(word.to_owned())) }
     }
 }
 
@@ -198,6 +201,7 @@ impl<'de> Visitor<'de> for CommandVisitor {
 
     fn visit_str<E: de::Error>(self, line: &str) -> Result<Command, E> {
         match shell_words::split(line) {
+            Ok(_) if line.contains('\0') => Err(E::custom(NUL)),
             Ok(words) if !words.is_empty() => Ok(Command(words)),
             Ok(_) => Err(E::custom("the command is empty")),
             Err(_) => Err(E::custom("the command has a quote that is not closed")),

@@ -9,7 +9,7 @@ use super::result::{
     Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
 };
 use super::{style, words};
-use crate::model::observation::Cap;
+use crate::model::observation::{Cap, ProcessEnd};
 use crate::model::plan::Device;
 use crate::model::{FailureKind, Inspection, Observation, Purpose, VERSION, Verdict};
 
@@ -279,6 +279,8 @@ fn oom(o: &Observation) -> Option<Oom> {
         device,
         phase: o.oom_phase,
         requested_bytes: fields.requested_bytes,
+        at_least_bytes: super::shortfall::at_least(o),
+        after_steps: o.steps,
         kind,
         cause: failure.map_or_else(|| o.why.clone(), |f| f.cause.clone()),
         fields,
@@ -296,7 +298,13 @@ fn failure(status: Status, all: &[Observation]) -> Option<FailureReport> {
     let skip = o.tail.len().saturating_sub(TAIL_LINES);
     Some(FailureReport {
         trial: o.trial,
-        cause: o.failure.as_ref().map_or_else(|| o.why.clone(), |f| f.cause.clone()),
+        // What the text of a script says that we ended ourselves is not why it ended.
+        cause: match &o.failure {
+            Some(f) if o.verdict != Verdict::Timeout && !matches!(o.end, ProcessEnd::NotStarted { .. }) => {
+                f.cause.clone()
+            }
+            _ => o.why.clone(),
+        },
         next: o.failure.as_ref().map(|f| f.next.clone()).unwrap_or_default(),
         tail: o.tail.iter().skip(skip).cloned().collect(),
     })

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod progress;
 pub mod redact;
 pub mod result;
+pub mod shortfall;
 pub mod style;
 pub mod table;
 pub mod words;

@@ -291,6 +291,12 @@ pub struct Oom {
     pub phase: Option<Phase>,
     /// The allocation that failed, where stated.
     pub requested_bytes: Option<u64>,
+    /// A lower bound of what is needed, in the memory that the cap is about; absent where nothing is known.
+    #[serde(default)]
+    pub at_least_bytes: Option<u64>,
+    /// Steps that were done before.
+    #[serde(default)]
+    pub after_steps: u64,
     /// What the text says.
     pub kind: Option<FailureKind>,
     /// One sentence.

@@ -2,7 +2,7 @@
 
 use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial, TuneResult};
 use super::style::{Style, hang, one_line, wrap};
-use super::{redact, words};
+use super::{redact, shortfall, words};
 use crate::model::observation::Cap;
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Purpose, Verdict};
@@ -167,6 +167,11 @@ fn facts(r: &TuneResult, style: Style) -> String {
         say("cause: ", &f.cause);
         for n in &f.next {
             say("try: ", n);
+        }
+    }
+    if r.status == Status::NothingFits {
+        for s in shortfall::sentences(r) {
+            say("short: ", &s);
         }
     }
     say("cap: ", &words::cap(&Cap::from(&r.cap)));

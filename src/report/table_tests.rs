@@ -76,6 +76,8 @@ fn nothing_fits() {
     3  for advice:            fit           1.37 GiB   136 MiB  77.0 ± 0.8         -
        batch_size=8
 
+    short: baseline; accumulation=64, checkpoint=all: more than 1.50 GiB needed;
+           memory ran out in train after 1 step
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     advice: batch_size=8 fits (peak 1.37 GiB, 77.0 ± 0.8 samples/s); it is another

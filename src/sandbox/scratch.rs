@@ -18,6 +18,9 @@ use crate::process::Identity;
 /// Names the place for scratch; otherwise one is chosen.
 pub const VARIABLE: &str = "AUTOFIT_SCRATCH";
 
+/// Agent, records and log of one trial need a few MiB; a place with less than this is full, bytes.
+pub const NEEDED: u64 = 16 << 20;
+
 /// With this much free space a place is as good as one with more, bytes.
 const ENOUGH: u64 = 64 << 30;
 
@@ -43,7 +46,7 @@ impl Scratch {
         let me = Identity::of_this_process();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let dir = base.join(format!("{}-{}-{number}", me.pid, me.started));
-        fs::create_dir(&dir)?;
+        fs::create_dir(&dir).map_err(|e| named(&dir, &e))?;
         Ok(Self { dir })
     }
 
@@ -93,14 +96,23 @@ fn choose() -> io::Result<PathBuf> {
         let behind = places.iter().position(|(f, r, _)| (fit && !*f) || (fit == *f && room / 2 > *r));
         places.insert(behind.unwrap_or(places.len()), (fit, room, place));
     }
-    let mut result = Err(io::Error::from(io::ErrorKind::NotFound));
+    let mut refused: Vec<String> = Vec::new();
     for (_, _, place) in places {
-        result = own_directory(&place);
-        if result.is_ok() {
-            break;
+        match own_directory(&place) {
+            Ok(dir) => return Ok(dir),
+            Err(e) => refused.push(named(&place, &e).to_string()),
         }
     }
-    result
+    Err(io::Error::other(refused.join(", ")))
+}
+
+/// `/mnt: read-only filesystem or storage medium`.
+fn named(place: &Path, error: &io::Error) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(_) => error.kind().to_string(),
+        None => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("{}: {why}", place.display()))
 }
 
 /// Whether what trials write would be kept in memory, and count as theirs.

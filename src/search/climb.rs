@@ -10,6 +10,9 @@ use crate::model::{Configuration, FailureKind, Knob, Observation, Purpose, Value
 /// A rung that is less likely than this to suffice is put off until the others have been tried.
 const HOPELESS: f64 = 0.12;
 
+/// Said of a knob inside a script that ran out of memory before it came to it.
+const UNSEEN: &str = "memory ran out before the script came to where it is turned";
+
 /// Climbs; whether something fits.
 pub(super) fn climb(session: &mut Session<'_>, space: &Space<'_>, purpose: Purpose) -> Step<bool> {
     say_what_drops_out(session, space);
@@ -113,11 +116,14 @@ fn host_rungs(space: &Space<'_>, kind: FailureKind) -> Vec<Configuration> {
 
 /// Knobs that could lower memory and are not in the ladder's reach, with the reason, for the report.
 fn say_what_drops_out(session: &mut Session<'_>, space: &Space<'_>) {
+    let early = session.died_early();
     for knob in MEMORY {
         let site = space.found().knobs.iter().find(|s| s.knob == knob);
         let why_not = site.and_then(|s| s.why_not.clone());
         if let Some(why) = why_not {
-            session.skip(knob.name(), why);
+            // What was not come to says nothing of what there is.
+            let seen = !early || knob == Knob::Allocator;
+            session.skip(knob.name(), if seen { why } else { UNSEEN.to_owned() });
         } else if site.is_some() && space.site(knob).is_none() {
             let class = site.map_or(knob.class(), |s| s.class);
             session.skip(knob.name(), format!("it is of class {class}, beyond the bound of this search"));

@@ -9,7 +9,9 @@ use super::priors::Context;
 use super::replay::{Halt, Session, Step};
 use super::settle::{ranking, settle};
 use super::space::{Space, with};
+use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
+use crate::model::size::Bytes;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
 
 /// Confirm trials at most: the winner and the next best ones.
@@ -72,6 +74,10 @@ fn unusable(session: &mut Session<'_>, baseline: &Observation) -> Option<Outcome
             "the script as it is did not take enough steps in time ({}); --trial-timeout gives it more",
             baseline.why
         ),
+        // It ran well, and it trains nothing.
+        _ if baseline.end == (ProcessEnd::Exited { code: 0 }) && baseline.steps == 0 => {
+            format!("the script as it is cannot be tuned: {}", baseline.why)
+        }
         _ => format!("the script as it is does not run: {}", baseline.why),
     };
     Some(session.end(end, None, reason))
@@ -159,9 +165,17 @@ fn nothing_fits(session: &mut Session<'_>, space: &Space<'_>) -> Step<Outcome> {
     };
     let bound = session.plan.policy.numerics;
     let Some(settings) = beyond else {
-        let reason =
-            "nothing fits: every rung that can be turned for this script ran out of memory".to_owned();
-        return Ok(session.end(OutcomeEnd::NothingFits, None, reason));
+        let reason = if session.died_early() {
+            "nothing fits: memory ran out before the script's model was first called, so the knobs inside the script \
+             could not even be looked at"
+        } else {
+            "nothing fits: every rung that can be turned for this script ran out of memory"
+        };
+        let reason = reason.to_owned();
+        let advice = higher_cap(session.plan);
+        let mut outcome = session.end(OutcomeEnd::NothingFits, None, reason);
+        outcome.advice.extend(advice);
+        return Ok(outcome);
     };
     let class = class_of(space, &settings);
     let option = if settings.get(Knob::BatchSize).is_some() {
@@ -172,13 +186,30 @@ fn nothing_fits(session: &mut Session<'_>, space: &Space<'_>) -> Step<Outcome> {
     let o = session.seen.iter().rev().find(|o| o.settings == settings);
     let trial = o.map_or(0, |o| o.trial);
     let rate = o.and_then(|o| o.timing.as_ref());
-    let speed = rate.map_or(String::new(), |t| format!(", {:.3} {}", t.samples_per_second, t.unit));
+    // Three digits: one launch knows no more.
+    let digits = |x: f64| if x >= 100.0 { 0 } else { usize::from(x < 10.0) + 1 };
+    let rounded = |x: f64| format!("{x:.*}", digits(x));
+    let speed = rate.map_or(String::new(), |t| format!(", {} {}", rounded(t.samples_per_second), t.unit));
     let text = format!("{settings} fits{speed}; it is of class {class}, so it is only taken when asked for");
     let reason = format!("nothing fits with numerics up to {bound}, but {settings} does");
     let mut outcome = session.end(OutcomeEnd::NothingFits, None, reason);
     outcome.advice.push(Advice { text, trial: Some(trial), option: Some(option.clone()) });
     outcome.fits_beyond = Some(Beyond { settings, class, option, trial });
     Ok(outcome)
+}
+
+/// What is left where no setting fits: more memory, where the limit is the user's own.
+fn higher_cap(plan: &SearchPlan) -> Option<Advice> {
+    let (cap, have) = (plan.cap.bytes?, plan.machine.ram_bytes);
+    let own = plan.device == Device::Cpu && cap < have - have / 20;
+    own.then(|| Advice {
+        text: format!(
+            "nothing that may be turned for this script is left; a higher --memory-cap is (this machine has {})",
+            Bytes(have)
+        ),
+        trial: None,
+        option: None,
+    })
 }
 
 /// The loosest class of what is set, as it is for this script.
@@ -265,6 +296,13 @@ fn batch_advice(session: &Session<'_>, winner: &Configuration) -> Option<Advice>
 }
 
 impl<'a> Session<'a> {
+    /// Whether the script as it is ran out of memory before it showed what it trains.
+    pub fn died_early(&self) -> bool {
+        let Some(baseline) = self.seen.iter().find(|o| o.settings.is_baseline()) else { return false };
+        let nothing_seen = self.inspection().is_none_or(|i| i.roots.is_empty());
+        state_of(baseline) == State::TooLarge && baseline.steps == 0 && nothing_seen
+    }
+
     /// The outcome, with everything that was left out and noted on the way.
     fn end(&mut self, end: OutcomeEnd, settings: Option<Configuration>, reason: String) -> Outcome {
         Outcome {

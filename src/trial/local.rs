@@ -14,6 +14,7 @@ use super::collect::Records;
 use super::observe::{Reference, observe};
 use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
+use super::room;
 use crate::agent::{AgentFiles, EventReader};
 use crate::model::event::Record;
 use crate::model::observation::{Cap, ProcessEnd};
@@ -21,7 +22,7 @@ use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{Inspection, Observation, Progress, TrialSpec};
 use crate::process::{self, Ended, Launch, Running, StartError};
-use crate::sandbox::offline;
+use crate::sandbox::{offline, scratch};
 use crate::watch::nvml::{Baseline, Freed};
 use crate::watch::sampler::Pids;
 use crate::watch::{Gpus, Sampler, SamplerOptions, wait_until_free};
@@ -154,7 +155,9 @@ impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
             Err(_) => None,
         };
         self.wait_for_device(&baseline).await;
+        let least_free = trial.least_free;
         let observation = observe(&self.site, number, spec, trial, ended, self.baseline.as_ref());
+        room::refuse_full(&self.site.scratch, &observation, least_free)?;
         let observation = self.with_inspection(observation);
         self.learn(&observation);
         Ok(observation)
@@ -170,6 +173,14 @@ pub(super) struct Trial {
     pub reader: EventReader,
     pub records: Records,
     pub started: Instant,
+    /// Of the place where it writes, bytes.
+    pub least_free: Option<u64>,
+}
+
+impl Trial {
+    fn hear_of_space(&mut self, free: Option<u64>) {
+        self.least_free = [self.least_free, free].into_iter().flatten().min();
+    }
 }
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
@@ -213,7 +224,8 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             Err(_) => None,
         };
         let reader = EventReader::new(&dir);
-        Ok(Trial { dir, prepared, running, sampler, reader, records: Records::default(), started })
+        let records = Records::default();
+        Ok(Trial { dir, prepared, running, sampler, reader, records, started, least_free: None })
     }
 
     /// Reads, tells and guards until the trial is over.
@@ -225,8 +237,12 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                ended = running.wait() => return ended,
-                _ = ticks.tick() => {}
+                ended = running.wait() => {
+                    trial.hear_of_space(ended.room_left);
+                    return ended;
+                }
+                // A script may remove what it could not write whole.
+                _ = ticks.tick() => trial.hear_of_space(scratch::free(&trial.dir)),
             }
             let now = trial.started.elapsed().as_secs_f64();
             for (rank, event) in trial.reader.read() {

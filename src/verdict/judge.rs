@@ -238,6 +238,10 @@ fn too_short(facts: &TrialFacts) -> Rule {
     let ended_well = |r| matches!(r, EndReason::ScriptEnd | EndReason::Covered | EndReason::Measured);
     let whole = facts.end_reason.is_some_and(ended_well);
     let why = match &facts.timing {
+        None if facts.steps == 0 => {
+            "it came to its end without an optimizer step; nothing was trained that could be measured"
+                .to_owned()
+        }
         None => format!("ended after {} steps; none of them could be timed", facts.steps),
         // A script that is over has no more steps to measure; of those that the agent measured, uneven ones at the
         // front were dropped as warm-up.

@@ -40,9 +40,18 @@ fn ctrl_c_once_stops_after_the_trial_and_keeps_what_was_measured() {
     let mut running = start(&project);
     running.wait_until("one trial is over and another runs", || started(&project) >= 2);
     ctrl_c(&running);
-    running.finish().expect(130).leaves_no_process();
+    let end = running.finish().expect(130).leaves_no_process();
     assert!(observations(&project) >= 1, "{:?}", project.journal());
     project.assert_unchanged(&before);
+
+    // The best so far is there to be used, and is not called more than that.
+    let result = project.result();
+    assert_eq!(result["status"], "interrupted");
+    assert_eq!(result["exit_status"], 130);
+    assert!(result["winner"]["trial"].is_u64(), "{result:#}");
+    assert_eq!(result["confirmed"], serde_json::Value::Null, "no claim without a launch");
+    assert!(project.read("autofit.env").contains("# confirmed: NO, the search was stopped before"));
+    end.prints("the best so far").prints("next:").prints("run -- python tiny.py --epochs 200");
 }
 
 #[test]

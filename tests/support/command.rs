@@ -214,6 +214,19 @@ impl Finished {
         self
     }
 
+    /// Fails with the whole output unless standard output has this text (runs of white space count as one blank).
+    #[track_caller]
+    pub fn prints(self, text: &str) -> Self {
+        let squeezed = self.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            squeezed.contains(text),
+            "standard output does not say `{text}`:\n{}\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
     /// Fails if standard error has this text.
     #[track_caller]
     pub fn does_not_say(self, text: &str) -> Self {

@@ -17,7 +17,7 @@ use std::process::exit;
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork};
 
 use protocol::{Report, Stage, read_spec, report};
 
@@ -35,8 +35,6 @@ pub fn main() -> ! {
         Ok(spec) => spec,
         Err(error) => refuse(&socket, Stage::Spec, &error.to_string()),
     };
-    // A session of its own: Ctrl-C at the terminal is the launcher's to handle.
-    let _ = setsid();
     if !spec.namespaces {
         init::run(&socket, None, false, &spec);
     }

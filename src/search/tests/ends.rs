@@ -70,6 +70,8 @@ fn where_truly_nothing_fits_it_says_so() {
     let run = machine.search(&machine.plan());
     assert_eq!((run.outcome.end, run.outcome.winner), (OutcomeEnd::NothingFits, None), "{run}");
     assert_eq!(run.outcome.fits_beyond, None);
+    // All that is left is said: more memory, where the limit is the user's own.
+    assert!(run.outcome.advice.iter().any(|a| a.text.contains("a higher --memory-cap")), "{run}");
     assert!(run.history.iter().all(|o| o.purpose != Purpose::Confirm), "{run}");
 }
 

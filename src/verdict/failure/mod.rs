@@ -55,7 +55,10 @@ pub fn read_failure(text: &str, end: Option<&ProcessEnd>) -> Failure {
     fields.signal = known.signal;
     let fragmentation = if kind == FailureKind::GpuOom { numbers::fragmentation(&fields) } else { None };
     let at = decision.hit.map(|h| h.start).or(decision.at);
-    let evidence = at.map(|at| line_at(&log, at)).or_else(|| last_error(&log));
+    // A program that ends itself without an exception says why in its last line (`train.py: error: no such option`).
+    let by_itself = matches!(end, Some(ProcessEnd::Exited { code }) if *code != 0);
+    let last_words = || last_line(&log).filter(|_| by_itself && kind == FailureKind::NotMemory);
+    let evidence = at.map(|at| line_at(&log, at)).or_else(|| last_error(&log)).or_else(last_words);
     let mut failure =
         Failure { kind, fragmentation, fields, cause: String::new(), evidence, next: Vec::new() };
     advice::write(&mut failure, clean_end);
@@ -114,6 +117,11 @@ fn line_start(log: &str, at: usize) -> usize {
 fn line_at(log: &str, at: usize) -> String {
     let line = log[line_start(log, at)..].lines().next().unwrap_or_default().trim();
     text::cut(line, 0, 400).to_owned()
+}
+
+fn last_line(log: &str) -> Option<String> {
+    let line = log.lines().rev().map(str::trim).find(|l| !l.is_empty())?;
+    Some(text::cut(line, 0, 400).to_owned())
 }
 
 /// The last line that an exception wrote.

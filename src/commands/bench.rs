@@ -15,6 +15,7 @@ use crate::model::size::Bytes;
 use crate::model::{Observation, Progress};
 use crate::process::end_orphans;
 use crate::report::{Mode, Reporter, words};
+use crate::sandbox::SandboxPlan;
 use crate::sandbox::scratch::{self, Scratch};
 use crate::trial::local::LocalExecutor;
 
@@ -28,6 +29,8 @@ pub struct Bench {
     pub signals: Signals,
     /// Time spent.
     pub clock: Clock,
+    /// How the user's files are kept.
+    pub sandbox: SandboxPlan,
     reporter: Arc<Mutex<Reporter>>,
     // Dropped last: devices are free only when nothing of ours uses them.
     _scratch: Scratch,
@@ -46,6 +49,7 @@ impl Bench {
         let noted = Arc::clone(&reporter);
         let signals = Signals::listen(move |text| handle(&noted, &Progress::Note(text.to_owned())))?;
         let (scratch, orphans) = open_scratch()?;
+        let sandbox = place.sandbox(job)?;
         let agent = AgentFiles::unpack(&scratch.path().join("agent")).map_err(|e| full_or(&scratch, e))?;
         let clock = Clock::start(place, history);
         let (left, told) = (clock.clone(), Arc::clone(&reporter));
@@ -57,7 +61,7 @@ impl Bench {
             Box::new(move || left.left()),
             Box::new(move |progress| handle(&told, &progress)) as Tell,
         );
-        let bench = Self { executor, signals, clock, reporter, _scratch: scratch, _locks: locks };
+        let bench = Self { executor, signals, clock, sandbox, reporter, _scratch: scratch, _locks: locks };
         for note in bench._locks.iter().filter_map(DeviceLock::note) {
             bench.tell(&Progress::Note(note.to_owned()));
         }

@@ -21,6 +21,7 @@ use crate::report::machine::{Accelerator, Machine};
 use crate::report::result::{Advice, Compared, Files, Isolation, Prediction, Skipped, Status};
 use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
+use crate::sandbox::SandboxPlan;
 use crate::search::{self, Expected, Outcome, OutcomeEnd, SearchPlan};
 use crate::trial::local::LocalExecutor;
 use crate::trial::prepare::for_production;
@@ -167,7 +168,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         device: place.device,
         machine: machine(place, history),
         cap: history.first().map_or_else(|| place.cap.clone(), |o| o.cap.clone()),
-        isolation: isolation(place),
+        isolation: isolation(&bench.sandbox),
         inspection: bench.executor.inspection().cloned(),
         observations: history.to_vec(),
         predictions: predictions(place, history),
@@ -318,8 +319,7 @@ fn machine(place: &Workplace, history: &[Observation]) -> Machine {
 }
 
 /// How trials are kept from changing the user's files, for reports.
-pub fn isolation(place: &Workplace) -> Isolation {
-    let sandbox = &place.sandbox;
+pub fn isolation(sandbox: &SandboxPlan) -> Isolation {
     Isolation {
         mechanism: sandbox.kind.name().to_owned(),
         covers: sandbox.covers.join(", "),

@@ -31,7 +31,7 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
         trial_seconds: schedule(Purpose::Climb, place.device, &baseline).max_seconds,
         budget: place.recipe.limits.budget,
         trial_timeout: place.recipe.limits.trial_timeout,
-        isolation: finish::isolation(&place),
+        isolation: finish::isolation(&place.sandbox(job)?),
         disk: disk(),
         writes: ["autofit.env", ".autofit/"].map(|n| finish::shown(&place.out.join(n), &place)).to_vec(),
     };

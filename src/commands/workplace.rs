@@ -49,8 +49,6 @@ pub struct Workplace {
     pub cap: Cap,
     /// The machine.
     pub machine: MachineFacts,
-    /// How the user's files are kept, and what that leaves open.
-    pub sandbox: SandboxPlan,
     /// NVML, where there is one.
     pub gpus: Option<Arc<Gpus>>,
     /// Devices that the script can see.
@@ -84,11 +82,9 @@ impl Workplace {
         let path = std::env::var("PATH").unwrap_or_default();
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
         let cap = cap(&recipe, device, &machine, &visible)?;
-        let sandbox = sandbox::plan(isolation(job.isolate), &job.share, abilities())
-            .map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
         let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
         let gpus = opened.ok().map(Arc::new);
-        Ok(Self { recipe, command, cwd, out, device, cap, machine, sandbox, gpus, visible })
+        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus, visible })
     }
 
     /// What makes this search this search.
@@ -123,6 +119,16 @@ impl Workplace {
             seed: Some(SEED),
             policy,
         }
+    }
+
+    /// How the user's files are kept here, and what that leaves open.  Finding out makes (and removes) a little room for
+    /// scratch, so what killed launchers left is to be ended before.
+    ///
+    /// # Errors
+    /// [`Exit`] with status 6 when what was asked for does not work here.
+    pub fn sandbox(&self, job: &Job) -> Result<SandboxPlan, Exit> {
+        sandbox::plan(isolation(job.isolate), &job.share, abilities())
+            .map_err(|e| Exit::new(exit::PLACE, e.to_string()))
     }
 
     /// UUIDs of the devices that the script can see.

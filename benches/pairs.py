@@ -6,7 +6,7 @@ For each script of examples/: a search with a generous limit; then the script as
 what was found, in turns, each in a process of its own, timed from outside by the lines that the script itself
 prints; then `autofit try` with the winner against the winner less one knob, in turns.  Ratios are rates over
 rates, pair by pair; the interval is Student's of the logarithms, 95 %.  Needs torch and
-`target/release/autofit`; uses the processor.  `--cap` searches under a limit; `--against SETTINGS` then
+`target/release/autofit`; uses the processor.  `--cap` searches under a limit; each `--against SETTINGS` then
 compares the winner with that, for a script that does not run there as it is.
 """
 
@@ -28,9 +28,9 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # by deg
 
 # Long enough to time, short enough to be launched dozens of times.
 EXAMPLES = {
-    "gpt": "--steps 41 --eval-every 100 --eval-iters 1 --log-every 5",
+    "gpt": "--steps 21 --eval-every 100 --eval-iters 1 --log-every 5",
     "cnn": "--epochs 2 --val-samples 100 --log-every 5",
-    "text_classifier": "--epochs 1 --val-samples 100 --log-every 10",
+    "text_classifier": "--epochs 1 --steps 75 --val-samples 100 --log-every 5",
     "gan": "--epochs 2 --log-every 5",
 }
 LINE = re.compile(r"\b(?:batch|step) (\d+)(?:/\d+)?: (?:loss|D) ")
@@ -155,13 +155,13 @@ def measure(bench, name):
     print(f"{name}: {spell(settings) or 'the script as it is'}, {found['search']}", flush=True)
     checks = []
     if bench.args.against:
-        other = settings_of(bench.args.against)
-        compared = (
-            bench.against(name, settings, other) if other != settings else {"ratio": 1.0, "interval": [1, 1]}
-        )
-        found["against"] = {"settings": other, **compared}
-        checks.append(compared.get("interval", [1])[0] >= SLOWDOWN)
-        print(f"{name}: against {spell(other)}: {compared}", flush=True)
+        found["against"] = {}
+        for other in map(settings_of, bench.args.against):
+            same = {"ratio": 1.0, "interval": [1.0, 1.0]}
+            compared = bench.against(name, settings, other) if other != settings else same
+            found["against"][spell(other)] = compared
+            checks.append(compared.get("interval", [1.0])[0] >= SLOWDOWN)
+            print(f"{name}: against {spell(other)}: {compared}", flush=True)
     elif settings:
         found["production"] = bench.production(name)
         checks.append(found["production"]["interval"][0] >= SLOWDOWN)
@@ -184,7 +184,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5, choices=range(2, 11))
     parser.add_argument("--examples", default=",".join(EXAMPLES))
     parser.add_argument("--cap")
-    parser.add_argument("--against")
+    parser.add_argument("--against", action="append", metavar="KNOB=VALUE,...")
     parser.add_argument("--budget", default="6m")
     parser.add_argument("--bin", default=os.path.join(ROOT, "target", "release", "autofit"))
     results = os.environ.get("OUT") or os.path.join(ROOT, "benches", "results")

@@ -40,10 +40,10 @@ fn a_script_has_the_signals_and_session_of_a_fresh_program() {
     let (_, tail) = python(
         "import signal, os\n\
          print(signal.pthread_sigmask(signal.SIG_BLOCK, []), os.getsid(0) == os.getpid())\n\
-         print(hex(int(open('/proc/self/status').read().split('SigIgn:')[1].split()[0], 16) & 0x7fffffff))",
+         print(hex(int(open('/proc/self/status').read().split('SigIgn:')[1].split()[0], 16) & 0x7ffffffe))",
     )
     .run();
-    // Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
+    // Python itself ignores SIGPIPE (13) and SIGXFSZ (25).  SIGHUP is left out: below `nohup` it is ignored rightly.
     assert_eq!(tail, ["set() True", "0x1001000"]);
 }
 

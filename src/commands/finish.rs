@@ -22,7 +22,7 @@ use crate::report::result::{Advice, Compared, Files, Isolation, Prediction, Skip
 use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
 use crate::sandbox::SandboxPlan;
-use crate::search::{self, Expected, Outcome, OutcomeEnd, SearchPlan};
+use crate::search::{self, Expected, Outcome, OutcomeEnd};
 use crate::trial::local::LocalExecutor;
 use crate::trial::prepare::for_production;
 
@@ -184,9 +184,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
 
 /// What the search expected of each launch when it chose it.
 fn predictions(place: &Workplace, history: &[Observation]) -> BTreeMap<u32, Prediction> {
-    let mut plan = SearchPlan::new(place.device, &place.recipe, place.inspect_facts());
-    plan.inspection = history.iter().find_map(|o| o.inspection.clone());
-    plan.cap = place.cap.clone();
+    let plan = place.search_plan(history);
     let shown = |e: Expected| Prediction { samples_per_second: e.rate, peak_bytes: e.peak_bytes };
     search::expectations(&plan, history).into_iter().map(|(trial, e)| (trial, shown(e))).collect()
 }

@@ -84,11 +84,8 @@ impl Search<'_> {
     }
 
     fn plan(&self, clock: &Clock) -> SearchPlan {
-        let place = self.place;
-        let mut plan = SearchPlan::new(place.device, &place.recipe, place.inspect_facts());
+        let mut plan = self.place.search_plan(&self.history);
         plan.policy.numerics = self.numerics;
-        plan.inspection = self.history.iter().find_map(|o| o.inspection.clone());
-        plan.cap = place.cap.clone();
         plan.seconds_spent = clock.spent();
         plan
     }

@@ -12,13 +12,14 @@ use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup};
 use crate::exit::{self, Exit};
 use crate::inspect;
 use crate::journal::{SearchKey, hash_file};
-use crate::model::NumericsClass;
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
+use crate::model::{NumericsClass, Observation};
 use crate::process::{abilities, machine_limit};
 use crate::recipe::{self, Recipe};
 use crate::sandbox::{self, Isolation, SandboxPlan};
+use crate::search::SearchPlan;
 use crate::trial::local::Site;
 use crate::trial::schedule::SEED;
 use crate::watch::nvml::visibility;
@@ -154,6 +155,14 @@ impl Workplace {
             gpus: self.gpus.clone(),
             visible: self.visible.clone(),
         }
+    }
+
+    /// What a search here depends on, with what `history` found out about the script.
+    pub fn search_plan(&self, history: &[Observation]) -> SearchPlan {
+        let mut plan = SearchPlan::new(self.device, &self.recipe, self.inspect_facts());
+        plan.inspection = history.iter().find_map(|o| o.inspection.clone());
+        plan.cap = self.cap.clone();
+        plan
     }
 
     /// The machine, as far as it decides what can be turned.

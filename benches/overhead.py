@@ -4,7 +4,13 @@
 
 The same small script runs bare and with the agent, by turns, on one thread.  CPU time of the process is
 compared, not time, so that other load on the machine matters less.  Each figure is the median difference of a
-pair with its 95 % interval (bootstrap); what counts is the interval's upper end.  Needs torch, uses the CPU.
+pair with its 95 % interval (bootstrap); what counts is the interval's upper end.  Freed memory stays with the
+process, bare or not: where glibc gives it back and takes it again, a step's page faults hang on luck in the
+heap's layout, and that luck is larger than what is measured.  Needs torch, uses the CPU.
+
+A step's cost hardly depends on the step, so its share is stated of the 3 ms step and of the steps that
+`examples/` take: in production the former is the goal's, in a trial (whose records are the measurement, and
+which every configuration pays alike) the latter.
 """
 
 import argparse
@@ -22,6 +28,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 START_GOAL = 0.005  # seconds
 STEP_GOAL = 0.5  # percent
+EXAMPLES = ("gpt", "cnn", "text_classifier", "gan")
+QUIET_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 WARMUP = 100  # steps: the agent looks closely at the first ones, and takes hooks away again
 
 # What the agent imports of the standard library and `import torch` imports too is no cost of the agent's.
@@ -71,13 +79,12 @@ class Agent:
         self.folder = folder
         self.launches = 0
 
-    def environment(self, mode):
+    def environment(self, mode, steps=10**9):
         if mode == "bare":
             return {}
         self.launches += 1
         trial = os.path.join(self.folder, f"trial-{self.launches}")
         os.mkdir(trial)
-        endless = 10**9
         plan = {
             "version": 1,
             "nonce": "overhead",
@@ -89,8 +96,8 @@ class Agent:
             "ways": {},
             "schedule": {
                 "warmup_steps": 2,
-                "min_steps": endless,
-                "max_steps": endless,
+                "min_steps": steps,
+                "max_steps": steps,
                 "max_seconds": 1e9,
                 "relative_error": 0.0,
             },
@@ -110,7 +117,8 @@ class Agent:
     def launch(self, script, arguments, mode):
         """Runs the script; what it printed last."""
         env = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOFIT_", "PYTHON"))}
-        env.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0", **self.environment(mode))
+        env.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONHASHSEED="0")
+        env.update(QUIET_HEAP, **self.environment(mode))
         path = os.path.join(self.folder, "script.py")
         with open(path, "w", encoding="utf-8") as file:
             file.write(script)
@@ -121,6 +129,21 @@ class Agent:
         if mode == "trial":
             self.was_there(script)
         return json.loads(done.stdout.splitlines()[-1])
+
+    def example_step(self, name):
+        """CPU seconds of a step of an example as it stands, by a trial's own records."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("AUTOFIT_", "PYTHON"))}
+        env.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **self.environment("trial", 8))
+        argv = [sys.executable, os.path.join(ROOT, "examples", name + ".py")]
+        done = subprocess.run(
+            argv, env=env, cwd=self.folder, capture_output=True, text=True, timeout=600, check=False
+        )
+        trial = os.path.join(self.folder, f"trial-{self.launches}")
+        with open(os.path.join(trial, "events.0.jsonl"), encoding="utf-8") as file:
+            steps = [r for r in map(json.loads, file) if r["t"] == "step" and not r["warmup"]]
+        if done.returncode != 0 or not steps:
+            raise SystemExit(f"{name} ended with {done.returncode}\n{done.stderr[-2000:]}")
+        return statistics.median(step["cpu_seconds"] for step in steps)
 
     def was_there(self, script):
         """A cost of nothing is no result when the agent was not in the script at all."""
@@ -181,23 +204,26 @@ def measure(agent, args):
     return found
 
 
-def judge(figures):
-    """Whether the upper ends are within the goals; of a step also by absolute cost, less noisy."""
-    worst = {name: max(figures[m][name]["interval"][1] for m in figures) for name in figures["run"]}
-    step_ms = min(figures[m]["step_percent"]["bare_median"] for m in figures)
-    by_cost = worst["step_microseconds"] / 1e3 / step_ms * 100
+def judge(figures, example_steps):
+    """Whether the upper ends are within the goals; of a step by absolute cost, which is less noisy."""
+    start = max(f["start_seconds"]["interval"][1] for f in figures.values())
+    small_ms = min(f["step_percent"]["bare_median"] for f in figures.values())
+    cost_ms = {mode: max(f["step_microseconds"]["interval"][1], 0.0) / 1e3 for mode, f in figures.items()}
+    shares = {name: cost_ms["trial"] / (seconds * 1e3) * 100 for name, seconds in example_steps.items()}
     return {
-        "start": {
-            "goal_seconds": START_GOAL,
-            "upper": worst["start_seconds"],
-            "met": worst["start_seconds"] <= START_GOAL,
-        },
-        "step": {
+        "start": {"goal_seconds": START_GOAL, "upper": start, "met": start <= START_GOAL},
+        "step in production": {
             "goal_percent": STEP_GOAL,
-            "upper_measured": worst["step_percent"],
-            "upper_by_cost": by_cost,
-            "step_ms": step_ms,
-            "met": min(worst["step_percent"], by_cost) <= STEP_GOAL,
+            "upper_percent_of_small_step": cost_ms["run"] / small_ms * 100,
+            "small_step_ms": small_ms,
+            "met": cost_ms["run"] / small_ms * 100 <= STEP_GOAL,
+        },
+        "step in a trial": {
+            "goal_percent": STEP_GOAL,
+            "upper_percent_of_examples": shares,
+            "upper_percent_of_small_step": cost_ms["trial"] / small_ms * 100,
+            "goal_met_from_step_ms": cost_ms["trial"] / STEP_GOAL * 100,
+            "met": max(shares.values()) <= STEP_GOAL,
         },
     }
 
@@ -221,8 +247,10 @@ def main():
         print("overhead: this python has no torch", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="autofit-overhead-") as folder:
-        figures = measure(Agent(folder), args)
-    verdict = judge(figures)
+        agent = Agent(folder)
+        figures = measure(agent, args)
+        example_steps = {name: agent.example_step(name) for name in EXAMPLES}
+    verdict = judge(figures, example_steps)
     body = {
         "version": 1,
         "kind": "overhead",
@@ -234,6 +262,7 @@ def main():
         "load_average": os.getloadavg()[0],
         "steps": args.steps,
         "figures": figures,
+        "example_step_cpu_seconds": example_steps,
         "goals": verdict,
     }
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)

@@ -190,10 +190,10 @@ for i in range(8):
 print("reached the end", torch.nn.Module.__call__.__qualname__)
 """
 
-    def run_mode(self, **changes):
+    def run_mode(self, after="", **changes):
         changes.setdefault("confirmed", {"peak_bytes": 64 << 30})
         return self.launch(
-            HEAD + self.SCRIPT,
+            HEAD + self.SCRIPT + after,
             mode="run",
             trial_dir=None,
             inspect=False,
@@ -208,6 +208,35 @@ print("reached the end", torch.nn.Module.__call__.__qualname__)
         self.assertEqual(result.out, "reached the end Module._wrapped_call_impl\n")
         self.assertEqual(result.err, "")
         self.assertEqual(result.events, [])
+
+    def test_what_only_finds_things_out_is_taken_away(self):
+        places = """
+for function in (torch.autograd.backward, torch.autograd.grad, torch.amp.autocast.__enter__):
+    print("in the agent:", "autofit_agent" in function.__code__.co_filename)
+print("wrapped:", "__call__" in vars(Net))
+"""
+        result = self.run_mode(after=places)
+        self.assertEqual(result.out.splitlines()[1:], ["in the agent: False"] * 3 + ["wrapped: False"])
+        # With a knob that acts in the root's call the wrapper is what acts.
+        result = self.run_mode(after=places, settings={"amp": "bf16"}, ways={"amp": "agent"})
+        self.assertEqual(result.out.splitlines()[1:], ["in the agent: False"] * 3 + ["wrapped: True"])
+
+    def test_a_model_that_comes_later_gets_the_settings_too(self):
+        later = """
+class Later(Net):
+    def forward(self, x):
+        self.low = torch.is_autocast_enabled("cpu")
+        return super().forward(x)
+later = Later()
+optimizer = torch.optim.SGD(later.parameters(), lr=0.1)
+for i in range(3):
+    later(torch.randn(4, 8)).mean().backward()
+    optimizer.step()
+print("low:", later.low)
+"""
+        changes = {"settings": {"amp": "bf16"}, "ways": {"amp": "agent"}}
+        self.assertIn("low: True", self.run_mode(after=later, **changes).out)
+        self.assertIn("low: False", self.run_mode(after=later).out)
 
     def test_settings_are_applied(self):
         result = self.run_mode(settings={"amp": "bf16"}, ways={"amp": "agent"}, required=["amp"])

@@ -2,6 +2,8 @@
 
 import os
 
+_encode = []  # the encoder's method, once there is one
+
 
 def clean(value):
     """The value with what JSON cannot say replaced by null."""
@@ -38,12 +40,14 @@ def plain_line(record):
 
 def line(record):
     """One line, newline included."""
-    import json
+    if not _encode:
+        import json  # not before it is needed: a script's start would wait for it
 
+        _encode.append(json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode)
     try:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        text = _encode[0](record)
     except (TypeError, ValueError):
-        text = json.dumps(clean(record), separators=(",", ":"))
+        text = _encode[0](clean(record))
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 

@@ -12,6 +12,7 @@ import weakref
 
 from . import describe, imports, patches
 from .checkpoints import Checkpoints
+from .session import DONE
 
 TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -43,20 +44,22 @@ class Detect:
         self._scalers = weakref.WeakSet()
         self._told = None
         self._handle = None
+        self._undo = []
 
     def start(self):
         """Puts the watchers in place."""
         torch = self.torch
         self.checkpoints.watch()
         patches.replace(torch.optim.Optimizer, "__init__", self._make_optimizer)
-        patches.replace(torch.autograd, "grad", self._make_create_graph(4))
-        patches.replace(torch.autograd, "backward", self._make_create_graph(3))
+        self._undo = [
+            patches.replace(torch.autograd, "grad", self._make_create_graph(4)),
+            patches.replace(torch.autograd, "backward", self._make_create_graph(3)),
+        ]
         scaler = getattr(torch.amp, "GradScaler", None)
         if scaler is not None:
             patches.replace(scaler, "__init__", self._make_scaler)
-        patches.replace(
-            importlib.import_module("torch.amp.autocast_mode").autocast, "__enter__", self._make_enter
-        )
+        autocast = importlib.import_module("torch.amp.autocast_mode").autocast
+        self._undo.append(patches.replace(autocast, "__enter__", self._make_enter))
         register = importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook
         # Before the step: whoever is told of its end already finds it counted.
         self._handle = register(self._updated)
@@ -163,10 +166,19 @@ class Detect:
     def _stepped(self, index):
         if index in TOLD_AFTER:
             self.tell()
+        return DONE if index >= max(TOLD_AFTER) else None
 
     def stop(self):
         """Stops counting updates.  Never from inside a step: torch is going through its hooks there."""
         self._handle.remove()
+
+    def rest(self):
+        """In production nobody reads the record: only a knob may still want to hear of a double backward."""
+        knobs = getattr(self.session, "knobs", None)
+        if knobs is None or not knobs.mind_double_backward():
+            while self._undo:
+                self._undo.pop()()
+        self.session.root_calls = [hook for hook in self.session.root_calls if hook is not self]
 
     # The record.
 

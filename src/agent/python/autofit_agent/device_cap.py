@@ -8,6 +8,7 @@ before us and what the allocator holds.
 import ctypes
 
 from . import imports, memory
+from .session import DONE
 
 # A context with PyTorch's own kernels and cuBLAS, until it is measured.  Seen between 300 and 600 MiB on
 # recent GPUs.
@@ -60,6 +61,7 @@ class DeviceCap:
             self._measure()
             if self._context is not None and self.session.plan.cap_bytes is not None:
                 self._limit(self._cuda.current_device(), self.session.plan.cap_bytes, self._context)
+        return DONE if index + 1 >= max(MEASURE_AFTER) else None
 
     def _measure(self):
         device = self._cuda.current_device()

@@ -11,6 +11,7 @@ import sys
 import time
 
 from . import roles
+from .session import DONE
 
 _CHILD_GRACE = 1.0  # seconds for children to end before they are killed
 _AHEAD = 3  # steps between rank 0's decision and the common end; ranks run in step, give or take one
@@ -48,11 +49,13 @@ class Ending:
     def step_ended(self, _index):
         """Of several ranks, each looks whether the common end has come."""
         if roles.world_size() < 2:
-            return
+            # The ranks have met before they train, and before the second look.
+            return DONE if self.session.steps > 1 else None
         stop = self._stop_at or self._published()
         if stop is not None and self.session.steps >= stop[0]:
             self._wait_for_others()
             self.finish(stop[1])
+        return None
 
     def finish(self, reason):
         """Last words, then the end."""

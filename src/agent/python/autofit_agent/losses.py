@@ -95,10 +95,9 @@ class Losses:
 
     def _fetch(self, tensor):
         """The value, without waiting for a device: a number, or a copy that is on its way to the host."""
-        tensor = tensor.detach()
-        if tensor.device.type == "cpu":
-            return float(tensor)
-        return tensor.to("cpu", non_blocking=True)
+        if tensor.is_cpu:
+            return tensor.item()
+        return tensor.detach().to("cpu", non_blocking=True)
 
     # Scaled losses
 

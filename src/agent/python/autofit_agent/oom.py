@@ -11,6 +11,7 @@ import sys
 import threading
 
 from . import imports, patches
+from .session import DONE
 
 _TEXTS = (
     "out of memory",
@@ -146,9 +147,12 @@ class Ooms:
 
     def step_ended(self, _index):
         """A step went by: an observation that no exception followed was caught by somebody."""
+        if self.session.device != "cuda":
+            return DONE
         observed, self._observed = self._observed, None
         if observed is not None and not observed[2]:
             self.session.oom(f"cuda:{observed[0]}", observed[1], False)
+        return None
 
 
 def _number_after(text, word):

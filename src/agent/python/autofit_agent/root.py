@@ -94,6 +94,8 @@ class Roots:
         self._plain_call = None
         self._detector = None
         self._broken = []  # hooks that raised; they are not called again
+        self._listed = (None, 0)  # the list of hooks that `_moments` was made from, and its length then
+        self._moments = {"before": [], "after": [], "failed": []}  # (hook, its method) each
 
     # Finding.
 
@@ -136,6 +138,12 @@ class Roots:
                 else:
                     cls.__call__ = own
         self._wrapped.clear()
+
+    def release(self):
+        """Takes the roots' wrappers away where nothing is done in their calls (any more)."""
+        if not self.detecting and not self.layers and not self.session.root_calls:
+            self.undo()
+            self._known.clear()
 
     def optimizer_built(self, optimizer):
         """A new optimizer may train a module that was not called yet."""
@@ -276,9 +284,14 @@ class Roots:
         self._tell(self.on_first_output, "root.first_output", root)
 
     def _hooks(self, name, *values):
-        for hook in self.session.root_calls:
-            function = getattr(hook, name, None)
-            if function is None or hook in self._broken:
+        hooks = self.session.root_calls
+        if self._listed[0] is not hooks or self._listed[1] != len(hooks):
+            self._listed = (hooks, len(hooks))
+            for moment in self._moments:
+                functions = [(hook, getattr(hook, moment, None)) for hook in hooks]
+                self._moments[moment] = [pair for pair in functions if pair[1] is not None]
+        for hook, function in self._moments[name]:
+            if hook in self._broken:
                 continue
             try:
                 function(*values)

@@ -32,6 +32,7 @@ class Run:
         self._differences = []
         self._checked = False
         self._compared = False
+        self._resting = False
 
     def ready(self, module):
         """Registers the global optimizer hooks.
@@ -57,7 +58,7 @@ class Run:
 
     def _after(self, _optimizer, _args, _kwargs):
         session = self.session
-        if self._compared and not getattr(getattr(session, "roots", None), "detecting", False):
+        if self._resting and not session.roots.detecting:
             return
         session.steps += 1
         session.step_ended(session.steps - 1)
@@ -65,8 +66,17 @@ class Run:
             self._compared = True
             self._compare_peak()
             self._tell()
-            # Another list, not a shorter one: somebody may be going through it.
-            session.root_calls = [hook for hook in session.root_calls if hook is not self]
+        if self._compared and not session.roots.detecting:
+            self._rest()
+
+    def _rest(self):
+        """Everything is known: what is only there to find it out is taken away."""
+        session = self.session
+        self._resting = True
+        # Another list, not a shorter one: somebody may be going through it.
+        session.root_calls = [hook for hook in session.root_calls if hook is not self]
+        session.detect.rest()
+        session.roots.release()
 
     # The comparison
 

@@ -7,6 +7,7 @@ root saw without gradients is evaluation.
 
 import time
 from collections import deque
+from itertools import chain
 
 from . import imports, patches
 
@@ -80,14 +81,15 @@ class Samples:
         return _next_index
 
     def _make_next(self, original):
-        guard = self.session.guard("loader batch")
-        begin, end = guard(self._begin_batch), guard(self._end_batch)
         session = self.session
+        begin = session.guard("loader batch")(session.stepper.begun)
+        end = session.guard("loader batch")(self._end_batch)
 
         def __next__(iterator):
             if session.state == "silent":
                 return original(iterator)
-            begin(iterator)
+            if not session.stepper.has_begun:
+                begin()
             start = time.perf_counter()
             try:
                 fetch = self.instead
@@ -101,9 +103,6 @@ class Samples:
             return batch
 
         return __next__
-
-    def _begin_batch(self, iterator):
-        self.session.stepper.begun()
 
     def _end_batch(self, iterator, batch, seconds):
         iterator._autofit_yielded = getattr(iterator, "_autofit_yielded", 0) + 1
@@ -214,11 +213,10 @@ def tensors(value, depth=0):
 def look(args, kwargs):
     """(batch dimension of the first tensor argument, elements of the largest one)."""
     size = largest = 0
-    for value in (args, kwargs):
-        for tensor in tensors(value):
-            shape = tensor.shape
-            if not size and len(shape):
-                size = int(shape[0])
-            count = tensor.numel()
-            largest = max(largest, count)
+    for tensor in chain(tensors(args), tensors(kwargs)) if kwargs else tensors(args):
+        shape = tensor.shape
+        if not size and len(shape):
+            size = int(shape[0])
+        count = tensor.numel()
+        largest = max(largest, count)
     return size, largest

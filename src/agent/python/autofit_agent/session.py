@@ -54,6 +54,9 @@ WAITING = "waiting"
 TRAINING = "training"
 SILENT = "silent"
 
+# What a hook of `on_step` returns when it is needed no more.
+DONE = object()
+
 _current = [None]
 
 
@@ -119,11 +122,14 @@ class Session:
         message = message[:_MESSAGE]
         self.emit("oom", device=device, phase=self.phase, message=message, step=self.steps, fatal=fatal)
 
-    def emit_later(self, kind, many):
-        """Like `emit` for several records (each with its own `at`), written at the next `flush` or `emit`."""
+    def record(self, kind):
+        """The head of a record for `emit_later`."""
+        return {"v": VERSION, "t": kind, "at": self.now(), "pid": self.pid}
+
+    def emit_later(self, records):
+        """Like `emit` for records of `record`, written at the next `flush` or `emit`."""
         if self.mode == "trial" and self.state == TRAINING:
-            head = {"v": VERSION, "t": kind, "pid": self.pid}
-            self._later.extend(dict(head, **fields) for fields in many)
+            self._later.extend(records)
 
     def flush(self):
         """Writes what `emit_later` has put by."""
@@ -181,7 +187,7 @@ class Session:
     # Moments
 
     def on_step(self, function):
-        """`function(index)` after each optimizer step, index from 0."""
+        """`function(index)` after each optimizer step, index from 0, until it returns `DONE`."""
         self._on_step.append(self.guard(f"on_step {_name(function)}")(function))
 
     def on_end(self, function):
@@ -203,8 +209,9 @@ class Session:
 
     def step_ended(self, index):
         """Called by steps.py alone."""
-        for function in self._on_step:
-            function(index)
+        done = [function for function in self._on_step if function(index) is DONE]
+        if done:
+            self._on_step = [function for function in self._on_step if function not in done]
 
     def ending(self, reason):
         """Called by ending.py alone, once."""

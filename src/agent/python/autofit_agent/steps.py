@@ -26,6 +26,8 @@ WAIT_FOR_ALL = 32
 _TRUST = ("inference", "backward", "optimizer")
 # Step records are written together, at most this many seconds late.
 LATE = 0.05
+# A step's resident memory was read at most this many seconds before its end.
+FRESH = 0.005
 
 
 def install(session):
@@ -42,6 +44,7 @@ class Steps:
         self.schedule = session.plan.schedule
         self.index = 0
         self.source = None  # "optimizer", "backward", "inference"
+        self.has_begun = False
         self.enough = False  # the schedule is satisfied
         self.take = []  # functions that add fields to the record of the step that just ended
         self.settle_fields = []  # functions(fields) that read what the device has finished by then
@@ -54,6 +57,7 @@ class Steps:
         self._seconds = []
         self._recent = deque(maxlen=3)
         self._clock = None
+        self._rss = (0.0, 0)  # when it was read, bytes
         self._unsettled = deque()
         self._written = 0.0
         self._handles = []
@@ -113,7 +117,8 @@ class Steps:
 
     def begun(self):
         """The first sign of training: step 0 is timed from here."""
-        if self._clock is None:
+        if not self.has_begun:
+            self.has_begun = True
             self._clock = _clock(self.session)
             self._clock.start()
 
@@ -126,16 +131,25 @@ class Steps:
                 self._restart()
             self.source = source
         self.begun()
-        fields = {"index": self.index, "warmup": not self._measuring, "rss": memory.rss()}
+        fields = self.session.record("step")
+        fields["index"] = self.index
+        fields["warmup"] = not self._measuring
+        fields["rss"] = self._resident()
         for take in self.take:
             take(fields)
-        fields["at"] = self.session.now()
         self._unsettled.append((fields, self._clock.lap(), self._measuring))
         self.index += 1
         self.session.steps = self.index
         self.settle()
         self.session.step_ended(self.index - 1)
         self._decide()
+
+    def _resident(self):
+        """Resident bytes, not older than `FRESH`: it is the kernel that keeps the peak."""
+        now = time.perf_counter()
+        if now - self._rss[0] > FRESH:
+            self._rss = (now, memory.rss())
+        return self._rss[1]
 
     def settle(self, wait=False):
         """Writes the steps that the device has finished."""
@@ -155,7 +169,7 @@ class Steps:
             if measured:
                 self._seconds.append(times[0])
         if done:
-            self.session.emit_later("step", done)
+            self.session.emit_later(done)
         now = time.perf_counter()
         if wait or now - self._written > LATE:
             self._written = now

@@ -1,6 +1,7 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
+from ..session import DONE
 from . import accumulation, amp, checkpoint, dataloader, environment
 from .base import Knob
 
@@ -69,6 +70,7 @@ class Knobs:
         for knob in self.all:
             if knob.name not in self.reported:
                 self.tell(knob)
+        return DONE
 
     def changed(self, knob):
         """A knob turned out not to be in force: said at once, even if it was reported as in force before."""
@@ -88,6 +90,10 @@ class Knobs:
         """The script differentiates through gradients: knobs that cannot bear it say so."""
         for knob in self.all:
             knob.double_backward()
+
+    def mind_double_backward(self):
+        """Whether any of them does something then."""
+        return any(type(knob).double_backward is not Knob.double_backward for knob in self.all)
 
     def undo(self):
         for knob in self.all:

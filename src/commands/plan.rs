@@ -73,7 +73,7 @@ fn configurations(rung: &Rung) -> Vec<Configuration> {
         Rung::Knob { knob, .. } => {
             let values: Vec<Value> = match knob {
                 Knob::Accumulation => vec![2.into(), 4.into(), 8.into()],
-                Knob::Checkpoint => vec!["alternate".into(), "all".into()],
+                Knob::Checkpoint => vec!["selective".into(), "alternate".into(), "all".into()],
                 Knob::Amp => vec!["bf16".into()],
                 Knob::Allocator => vec!["expandable_segments:True".into()],
                 _ => Vec::new(),

@@ -235,9 +235,10 @@ fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let note =
         if slow { "; this processor has no bf16 hardware, so it saves memory and costs time" } else { "" };
     KnobSite {
-        // On the processor there is no fp16 training: no scaler and few kernels.
+        // On the processor fp16 has few kernels: it is done when asked for by name, and never proposed.
         values: match found.device {
             Device::Cpu => vec!["off".into(), "bf16".into()],
+            Device::Cuda if detected.is_some_and(|d| d.no_bf16) => vec!["off".into(), "fp16".into()],
             Device::Cuda => Vec::new(),
         },
         ..site(knob, Way::Agent, format!("autocast around the call of {}{note}", root.class))

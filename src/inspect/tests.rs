@@ -225,6 +225,8 @@ fn on_the_processor_only_bf16_is_offered() {
     assert_eq!(script().site(Knob::Amp).values, [Value::from("off"), Value::from("bf16")]);
     assert!(script().site(Knob::Amp).how.contains("no bf16 hardware"));
     assert!(script().with(|s| s.device = Device::Cuda).site(Knob::Amp).values.is_empty());
+    let old = script().with(|s| (s.device, s.detected.as_mut().unwrap().no_bf16) = (Device::Cuda, true));
+    assert_eq!(old.site(Knob::Amp).values, [Value::from("off"), Value::from("fp16")]);
 }
 
 #[test]

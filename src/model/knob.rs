@@ -121,8 +121,9 @@ knobs! {
     Accumulation = "accumulation", Exact, Accepts::IntFrom(1);
     /// Autocast around the root module's call.
     Amp = "amp", Precision, Accepts::Words(&["off", "bf16", "fp16"]);
-    /// Gradient (activation) checkpointing of the repeated blocks.
-    Checkpoint = "checkpoint", Exact, Accepts::Words(&["none", "alternate", "all"]);
+    /// Gradient (activation) checkpointing of the repeated blocks: `selective` keeps the results of products,
+    /// convolutions and attention; `alternate` leaves every second block as it is.
+    Checkpoint = "checkpoint", Exact, Accepts::Words(&["none", "selective", "alternate", "all"]);
     /// DataLoader worker processes of the training loader.
     NumWorkers = "num_workers", Exact, Accepts::IntFrom(0);
     /// Page-locked host memory for the training loader's batches; CUDA only.

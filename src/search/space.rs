@@ -118,8 +118,8 @@ impl<'a> Space<'a> {
         match knob {
             Knob::Allocator => site.values.clone(),
             Knob::Accumulation => ints(powers(2, self.parts().unwrap_or(MOST_PARTS))),
-            Knob::Amp => vec!["bf16".into()],
-            Knob::Checkpoint => vec!["alternate".into(), "all".into()],
+            Knob::Amp => vec![self.low_precision(site)],
+            Knob::Checkpoint => vec!["selective".into(), "alternate".into(), "all".into()],
             Knob::Malloc => vec!["huge".into(), "retain".into(), "pages".into(), "trim".into()],
             Knob::BatchSize => self.batch_values(),
             Knob::OmpThreads => {
@@ -137,6 +137,13 @@ impl<'a> Space<'a> {
             Knob::PrefetchFactor => ints(vec![4, 8]),
             Knob::Strategy | Knob::Offload => Vec::new(),
         }
+    }
+
+    /// bf16, which needs no gradient scaler; fp16 where the device has nothing else.
+    fn low_precision(&self, site: &KnobSite) -> Value {
+        let bf16 = Value::from("bf16");
+        let only_fp16 = !site.values.contains(&bf16) && site.values.contains(&"fp16".into());
+        if only_fp16 { "fp16".into() } else { bf16 }
     }
 
     /// Half, quarter, eighth and sixteenth; double and more where that is allowed.
@@ -194,6 +201,9 @@ impl<'a> Space<'a> {
             return Some(value.clone());
         }
         match (knob, value, self.parts()) {
+            (Knob::Amp, Value::Text(t), _) if t == "bf16" => {
+                self.site(knob).map(|s| self.low_precision(s)).filter(|v| self.takes(knob, v))
+            }
             (Knob::Accumulation, Value::Int(k), Some(most)) if self.site(knob).is_some() && most >= 2 => {
                 let largest = powers(2, most).last().copied().unwrap_or(2) as i64;
                 Some(Value::Int(largest.min(*k)))

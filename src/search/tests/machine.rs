@@ -100,6 +100,7 @@ impl Machine {
             (Knob::Accumulation, "8", 0.86, 0.15),
             (Knob::Accumulation, "16", 0.74, 0.09),
             (Knob::Accumulation, "32", 0.60, 0.06),
+            (Knob::Checkpoint, "selective", 0.91, 0.72),
             (Knob::Checkpoint, "alternate", 0.86, 0.58),
             (Knob::Checkpoint, "all", 0.75, 0.28),
             (Knob::Amp, "bf16", 0.45, 0.70),

@@ -64,6 +64,7 @@ modules! {
     test_knobs_loader
     test_knobs_memory
     test_knobs_model
+    test_knobs_offload
     test_knobs_selective
     test_phases
     test_processes

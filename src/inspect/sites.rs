@@ -56,7 +56,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PinMemory => pin_memory(found),
         Knob::PrefetchFactor => loader_knob(knob, found),
         Knob::PersistentWorkers => loader_knob(knob, found),
-        Knob::Strategy | Knob::Offload => refused(knob, "this version of autofit does not turn it"),
+        Knob::Offload => offload(found),
+        Knob::Strategy => refused(knob, "this version of autofit does not turn it"),
     };
     site.class = class(knob, found);
     if site.current.is_none() {
@@ -217,6 +218,22 @@ fn checkpoint(found: &Inspection) -> KnobSite {
         None if found.roots.is_empty() => refused(knob, no_root(found)),
         None => refused(knob, "the model has no repeated blocks"),
     }
+}
+
+fn offload(found: &Inspection) -> KnobSite {
+    let knob = Knob::Offload;
+    if found.device != Device::Cuda {
+        return refused(knob, "activations and optimizer state are in host memory already");
+    }
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    let compiled = found.detected.as_ref().is_some_and(|d| d.compile);
+    let words: &[&str] =
+        if compiled { &["none", "optimizer"] } else { &["none", "optimizer", "activations"] };
+    let how =
+        format!("what the call of {} saves, or the optimizer's state, in page-locked memory", root.class);
+    KnobSite { values: words.iter().map(|w| Value::from(*w)).collect(), ..site(knob, Way::Agent, how) }
 }
 
 fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {

@@ -48,6 +48,9 @@ impl Context<'_> {
             (Knob::Checkpoint, Value::Text(t)) if t == "selective" => one(-0.12, 0.06),
             (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => one(-0.15, 0.07),
             (Knob::Checkpoint, _) => one(-0.29, 0.10),
+            // Every step sends the state, or most of the activations, over the bus and back.
+            (Knob::Offload, Value::Text(t)) if t == "optimizer" => one(-0.20, 0.10),
+            (Knob::Offload, _) => one(-0.45, 0.20),
             (Knob::Amp, _) if cuda => one(0.35, 0.30),
             (Knob::Amp, _) if self.cpu_bf16 => one(0.20, 0.35),
             (Knob::Amp, _) => one(-0.80, 0.40),
@@ -124,6 +127,8 @@ impl Context<'_> {
             (Knob::Checkpoint, Value::Text(t)) if t == "selective" => 0.75,
             (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => 0.58,
             (Knob::Checkpoint, _) => 0.30,
+            (Knob::Offload, Value::Text(t)) if t == "optimizer" => 0.85,
+            (Knob::Offload, _) => 0.35,
             (Knob::Amp, _) if self.device == Device::Cuda => 0.65,
             (Knob::Amp, _) => 0.75,
             (Knob::Malloc, Value::Text(t)) => match t.as_str() {

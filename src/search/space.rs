@@ -10,8 +10,15 @@ use crate::recipe::Rung;
 const MOST_PARTS: u64 = 64;
 
 /// Knobs that lower the demand for device memory, in no order.
-pub(super) const MEMORY: [Knob; 6] =
-    [Knob::Allocator, Knob::Accumulation, Knob::Amp, Knob::Checkpoint, Knob::BatchSize, Knob::Malloc];
+pub(super) const MEMORY: [Knob; 7] = [
+    Knob::Allocator,
+    Knob::Accumulation,
+    Knob::Amp,
+    Knob::Checkpoint,
+    Knob::BatchSize,
+    Knob::Malloc,
+    Knob::Offload,
+];
 
 /// What can be set, and to what.
 pub(super) struct Space<'a> {
@@ -93,7 +100,7 @@ impl<'a> Space<'a> {
         match knob {
             Knob::Accumulation => *value == Value::Int(1),
             Knob::Amp => *value == Value::from("off"),
-            Knob::Checkpoint => *value == Value::from("none"),
+            Knob::Checkpoint | Knob::Offload => *value == Value::from("none"),
             Knob::Malloc => *value == Value::from("default"),
             _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
         }
@@ -135,7 +142,8 @@ impl<'a> Space<'a> {
             }
             Knob::PinMemory | Knob::PersistentWorkers => vec![true.into()],
             Knob::PrefetchFactor => ints(vec![4, 8]),
-            Knob::Strategy | Knob::Offload => Vec::new(),
+            Knob::Offload => vec!["optimizer".into(), "activations".into()],
+            Knob::Strategy => Vec::new(),
         }
     }
 
@@ -235,7 +243,7 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
     match (knob, value) {
         (Knob::Malloc, Value::Text(t)) => t == "trim",
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
-        (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint, _) => true,
+        (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
         _ => false,
     }
 }

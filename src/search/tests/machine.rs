@@ -128,6 +128,8 @@ impl Machine {
             .knob(Knob::Allocator, "expandable_segments:True", 1.0, 0.93)
             .knob(Knob::Allocator, "garbage_collection_threshold:0.8", 0.99, 0.97)
             .knob(Knob::Allocator, "max_split_size_mb:256", 1.0, 0.98)
+            .knob(Knob::Offload, "optimizer", 0.82, 0.87)
+            .knob(Knob::Offload, "activations", 0.65, 0.40)
             .knob(Knob::PinMemory, "true", 1.0, 1.0)
     }
 

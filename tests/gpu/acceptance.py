@@ -304,7 +304,7 @@ LOWER = ("amp=fp16", "checkpoint=selective", "offload=activations")
 
 
 def knob(bench, settings):
-    """One configuration beside the script as it is: in force, its losses alike, its peak lower where it must."""
+    """One configuration beside the script as it is: in force, losses alike, a lower peak where it must."""
     before = bench.tree()
     out = os.path.join(bench.work, "out-try")
     words = ["try", "--device", DEVICE, "--json", "-q", "--fresh", "--out", out]

@@ -53,6 +53,9 @@ fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
             } else if settings.get(Knob::Allocator).is_some() && place.device == Device::Cpu {
                 let why = "the caching allocator is only used on a GPU".to_owned();
                 skipped.push(Skipped { what, why });
+            } else if settings.get(Knob::Offload).is_some() && place.device == Device::Cpu {
+                let why = "activations and optimizer state are in host memory already".to_owned();
+                skipped.push(Skipped { what, why });
             } else {
                 specs.push(TrialSpec { settings, purpose: Purpose::Climb });
             }
@@ -73,8 +76,9 @@ fn configurations(rung: &Rung) -> Vec<Configuration> {
         Rung::Knob { knob, .. } => {
             let values: Vec<Value> = match knob {
                 Knob::Accumulation => vec![2.into(), 4.into(), 8.into()],
-                Knob::Checkpoint => vec!["alternate".into(), "all".into()],
+                Knob::Checkpoint => vec!["selective".into(), "alternate".into(), "all".into()],
                 Knob::Amp => vec!["bf16".into()],
+                Knob::Offload => vec!["optimizer".into(), "activations".into()],
                 Knob::Allocator => vec!["expandable_segments:True".into()],
                 _ => Vec::new(),
             };

@@ -12,9 +12,19 @@ use crate::model::{Knob, Value};
 /// The variable that every version of PyTorch with a caching allocator reads (newer ones also under another name).
 const ALLOC_CONF: &str = "PYTORCH_CUDA_ALLOC_CONF";
 
-/// Settings of the caching allocator, in the order in which they are worth trying.
-const ALLOCATOR_VALUES: &[&str] =
-    &["expandable_segments:True", "garbage_collection_threshold:0.8", "max_split_size_mb:256"];
+/// Settings of the caching allocator, in the order in which they are worth trying: segments that grow leave no pieces;
+/// then those that make fewer of them or give them back; last another allocator, which knows none of these.
+const ALLOCATOR_VALUES: &[&str] = &[
+    "expandable_segments:True",
+    "garbage_collection_threshold:0.8",
+    "max_split_size_mb:256",
+    "garbage_collection_threshold:0.8,max_split_size_mb:256",
+    "roundup_power2_divisions:8",
+    ASYNC,
+];
+
+/// The driver's own pool.
+const ASYNC: &str = "backend:cudaMallocAsync";
 
 /// No allocation is handed to mmap, so that freed memory stays in the heap.  (glibc before 2.35 ignores a
 /// `MALLOC_MMAP_THRESHOLD_` above 32 MiB; `MALLOC_MMAP_MAX_=0` works with all.)
@@ -41,7 +51,7 @@ pub(super) fn allocator(found: &Inspection, machine: &MachineFacts, wanted: &[Va
             format!("your {ALLOC_CONF}={own} has characters that not every reader of .env files takes"),
         );
     }
-    if own.contains("backend:cudaMallocAsync") {
+    if own.contains(ASYNC) {
         return refused(knob, "your settings choose cudaMallocAsync, which ignores the others");
     }
     let taken: Vec<&str> = own.split(',').filter_map(|s| s.split(':').next()).map(str::trim).collect();
@@ -49,6 +59,9 @@ pub(super) fn allocator(found: &Inspection, machine: &MachineFacts, wanted: &[Va
     let tried = if wanted.is_empty() { ours.as_slice() } else { wanted };
     let free = |value: &&Value| {
         let text = value.to_string();
+        if text.contains(ASYNC) && !own.is_empty() {
+            return false; // it ignores what the user has set
+        }
         !text.split(',').any(|s| taken.contains(&s.split(':').next().unwrap_or_default().trim()))
     };
     let values: Vec<Value> = tried.iter().filter(free).cloned().collect();

@@ -56,7 +56,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PinMemory => pin_memory(found),
         Knob::PrefetchFactor => loader_knob(knob, found),
         Knob::PersistentWorkers => loader_knob(knob, found),
-        Knob::Strategy | Knob::Offload => refused(knob, "this version of autofit does not turn it"),
+        Knob::Offload => offload(found),
+        Knob::Strategy => refused(knob, "this version of autofit does not turn it"),
     };
     site.class = class(knob, found);
     if site.current.is_none() {
@@ -219,6 +220,22 @@ fn checkpoint(found: &Inspection) -> KnobSite {
     }
 }
 
+fn offload(found: &Inspection) -> KnobSite {
+    let knob = Knob::Offload;
+    if found.device != Device::Cuda {
+        return refused(knob, "activations and optimizer state are in host memory already");
+    }
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    let compiled = found.detected.as_ref().is_some_and(|d| d.compile);
+    let words: &[&str] =
+        if compiled { &["none", "optimizer"] } else { &["none", "optimizer", "activations"] };
+    let how =
+        format!("what the call of {} saves, or the optimizer's state, in page-locked memory", root.class);
+    KnobSite { values: words.iter().map(|w| Value::from(*w)).collect(), ..site(knob, Way::Agent, how) }
+}
+
 fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let knob = Knob::Amp;
     let Some(root) = main_root(found) else {
@@ -235,9 +252,10 @@ fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let note =
         if slow { "; this processor has no bf16 hardware, so it saves memory and costs time" } else { "" };
     KnobSite {
-        // On the processor there is no fp16 training: no scaler and few kernels.
+        // On the processor fp16 has few kernels: it is done when asked for by name, and never proposed.
         values: match found.device {
             Device::Cpu => vec!["off".into(), "bf16".into()],
+            Device::Cuda if detected.is_some_and(|d| d.no_bf16) => vec!["off".into(), "fp16".into()],
             Device::Cuda => Vec::new(),
         },
         ..site(knob, Way::Agent, format!("autocast around the call of {}{note}", root.class))

@@ -225,6 +225,8 @@ fn on_the_processor_only_bf16_is_offered() {
     assert_eq!(script().site(Knob::Amp).values, [Value::from("off"), Value::from("bf16")]);
     assert!(script().site(Knob::Amp).how.contains("no bf16 hardware"));
     assert!(script().with(|s| s.device = Device::Cuda).site(Knob::Amp).values.is_empty());
+    let old = script().with(|s| (s.device, s.detected.as_mut().unwrap().no_bf16) = (Device::Cuda, true));
+    assert_eq!(old.site(Knob::Amp).values, [Value::from("off"), Value::from("fp16")]);
 }
 
 #[test]
@@ -232,6 +234,8 @@ fn knobs_of_the_other_device_are_refused() {
     for knob in [Knob::Allocator, Knob::PinMemory] {
         assert!(script().why_not(knob).contains("GPU"), "{knob}");
     }
+    assert!(script().why_not(Knob::Offload).contains("in host memory already"));
+    assert_eq!(script().with(|s| s.device = Device::Cuda).site(Knob::Offload).values.len(), 3);
     for knob in [Knob::OmpThreads, Knob::Malloc] {
         assert!(script().with(|s| s.device = Device::Cuda).why_not(knob).contains("GPU"), "{knob}");
     }
@@ -251,6 +255,12 @@ fn allocator_settings_are_joined_to_the_users_own() {
     // What the user has set is not set again.
     let values = gpu(Some("expandable_segments:False")).site(Knob::Allocator).values;
     assert!(!values.is_empty() && !values.contains(&value), "{values:?}");
+    assert!(!values.contains(&Value::from("backend:cudaMallocAsync")), "it would ignore the user's own");
+    let all = gpu(None).site(Knob::Allocator).values;
+    assert_eq!(all.last(), Some(&Value::from("backend:cudaMallocAsync")));
+    for value in &all {
+        assert_eq!(Knob::Allocator.check(value), Ok(()));
+    }
     assert!(gpu(Some("backend:cudaMallocAsync")).why_not(Knob::Allocator).contains("cudaMallocAsync"));
     assert!(gpu(Some("roundup_power2_divisions:[256:1]")).why_not(Knob::Allocator).contains("characters"));
 }

@@ -145,6 +145,8 @@ pub struct Detected {
     pub samples_from: String,
     /// CPU threads of the process.
     pub threads: u32,
+    /// Training happens on a GPU that does not compute in bf16.
+    pub no_bf16: bool,
 }
 
 /// How a knob is turned for this script, or why it is not.

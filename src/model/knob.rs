@@ -121,8 +121,9 @@ knobs! {
     Accumulation = "accumulation", Exact, Accepts::IntFrom(1);
     /// Autocast around the root module's call.
     Amp = "amp", Precision, Accepts::Words(&["off", "bf16", "fp16"]);
-    /// Gradient (activation) checkpointing of the repeated blocks.
-    Checkpoint = "checkpoint", Exact, Accepts::Words(&["none", "alternate", "all"]);
+    /// Gradient (activation) checkpointing of the repeated blocks: `selective` keeps the results of products,
+    /// convolutions and attention; `alternate` leaves every second block as it is.
+    Checkpoint = "checkpoint", Exact, Accepts::Words(&["none", "selective", "alternate", "all"]);
     /// DataLoader worker processes of the training loader.
     NumWorkers = "num_workers", Exact, Accepts::IntFrom(0);
     /// Page-locked host memory for the training loader's batches; CUDA only.
@@ -139,14 +140,15 @@ knobs! {
     Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "pages", "trim"]);
     /// Process layout: `single`, `ddp`, `fsdp`.  Reserved: accepted in recipes, refused by this version with the reason.
     Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp"]);
-    /// CPU offload: `none`, `activations`, `parameters`.  Reserved, like `strategy`.
-    Offload = "offload", Exact, Accepts::Words(&["none", "activations", "parameters"]);
+    /// Tensors that wait in host memory: `activations` for the backward pass, the state of the `optimizer` between
+    /// steps; CUDA only.  `parameters` is reserved, like `strategy`.
+    Offload = "offload", Exact, Accepts::Words(&["none", "activations", "optimizer", "parameters"]);
 }
 
 impl Knob {
     /// Known to the recipe format but not turned by this version.
     pub fn reserved(self) -> bool {
-        matches!(self, Self::Strategy | Self::Offload)
+        matches!(self, Self::Strategy)
     }
 
     /// Checks a value, with the sentence to print when it does not fit.
@@ -168,6 +170,16 @@ impl Knob {
                 "text of letters, digits and _./:,=+-".to_owned(),
             ),
         };
+        if let (Self::Allocator, Value::Text(text)) = (self, value)
+            && let Some(ignored) = ignored_by_async(text)
+        {
+            return Err(format!("`allocator`: cudaMallocAsync ignores {ignored}; set one or the other"));
+        }
+        if self == Self::Offload && *value == Value::from("parameters") {
+            return Err(
+                "`offload` does not move `parameters` in this version: that needs sharded modules".into()
+            );
+        }
         if ok { Ok(()) } else { Err(format!("`{}` takes {takes}, not `{value}`", self.name())) }
     }
 
@@ -218,6 +230,14 @@ impl FromStr for Knob {
     }
 }
 
+/// Settings of the caching allocator beside `backend:cudaMallocAsync`, which has none of them.
+fn ignored_by_async(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
+    let others: Vec<&str> =
+        parts.iter().filter_map(|p| p.split(':').next()).filter(|name| *name != "backend").collect();
+    (parts.contains(&"backend:cudaMallocAsync") && !others.is_empty()).then(|| others.join(", "))
+}
+
 /// Whether `text` is taken unharmed by sh, `docker --env-file` and systemd's `EnvironmentFile` alike.
 pub fn env_safe(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || "_./:,=+-".contains(c))
@@ -246,5 +266,9 @@ mod tests {
         assert_eq!(Knob::Amp.parse_value("fp8"), Err("`amp` takes one of off, bf16, fp16, not `fp8`".into()));
         assert!(Knob::Accumulation.parse_value("0").is_err());
         assert!(Knob::Allocator.parse_value("a$b").is_err());
+        assert!(Knob::Allocator.parse_value("backend:cudaMallocAsync").is_ok());
+        let both = Knob::Allocator.parse_value("max_split_size_mb:64,backend:cudaMallocAsync").unwrap_err();
+        assert!(both.contains("ignores max_split_size_mb"), "{both}");
+        assert!(Knob::Offload.parse_value("parameters").unwrap_err().contains("sharded modules"));
     }
 }

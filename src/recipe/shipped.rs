@@ -14,7 +14,10 @@ static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 const PLANNED: &[(&str, &str)] = &[
     ("fsdp", "it needs several processes with sharded parameters"),
     ("ddp", "it needs several processes"),
-    ("offload", "it needs activations, parameters or optimizer state moved to the host"),
+    (
+        "offload",
+        "it needs parameters moved to the host too; the knob `offload` moves activations or optimizer state",
+    ),
 ];
 
 /// Shipped recipes by name, in alphabetical order.

@@ -132,8 +132,9 @@ fn every_mistake_has_its_place_and_a_way_out() {
             "my.yaml:1:10: ladder[0]: `strategy` is part of the format, but this version of autofit does not turn it",
         ),
         (
-            "knobs: {offload: {values: [activations]}}\n",
-            "my.yaml:1:18: knobs.offload: `offload` is part of the format, but this version of autofit does not turn it",
+            "knobs: {offload: {values: [parameters]}}\n",
+            "my.yaml:1:28: knobs.offload.values[0]: `offload` does not move `parameters` in this version: that needs \
+             sharded modules",
         ),
         (
             "memory_cap: lots\n",
@@ -176,7 +177,7 @@ fn kinds_are_told_apart() {
     assert_eq!(kind("nope: 1"), RecipeErrorKind::UnknownKey);
     assert_eq!(kind("ladder: [nope]"), RecipeErrorKind::UnknownKnob);
     assert_eq!(kind("ladder: [{amp: 1}]"), RecipeErrorKind::BadValue);
-    assert_eq!(kind("ladder: [offload]"), RecipeErrorKind::NotInThisVersion);
+    assert_eq!(kind("ladder: [strategy]"), RecipeErrorKind::NotInThisVersion);
 }
 
 #[test]

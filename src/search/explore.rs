@@ -15,6 +15,8 @@ const WORTH: f64 = 0.01;
 const MOST: f64 = 8.0;
 /// What a launch that runs out of memory costs, in launches that fit: it ends early.
 const SHORT: f64 = 0.7;
+/// Settings of the allocator that are looked at where memory is not fragmented.
+const FEW_ALLOCATORS: usize = 3;
 /// Neighbours of this many of the best are looked at.
 const AROUND: usize = 3;
 
@@ -86,7 +88,12 @@ fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) 
         if needs_workers && (!workers(space, around) || !still_waits) {
             continue;
         }
-        for value in space.values(*knob) {
+        // Without pieces to join, the allocator's settings differ too little for a launch each.
+        let most = match knob {
+            Knob::Allocator if session.fragmentation() != Some(true) => FEW_ALLOCATORS,
+            _ => usize::MAX,
+        };
+        for value in space.values(*knob).into_iter().take(most) {
             let more = *knob == Knob::NumWorkers && value > *around.get(*knob).unwrap_or(&Value::Int(0));
             if !more || still_waits {
                 add(with(around, *knob, value));

@@ -44,8 +44,13 @@ impl Context<'_> {
         let cuda = self.device == Device::Cuda;
         match (knob, value) {
             (Knob::Accumulation, Value::Int(k)) => self.accumulation(*k),
+            // Little is computed again, but each operator of a block passes through Python twice.
+            (Knob::Checkpoint, Value::Text(t)) if t == "selective" => one(-0.12, 0.06),
             (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => one(-0.15, 0.07),
             (Knob::Checkpoint, _) => one(-0.29, 0.10),
+            // Every step sends the state, or most of the activations, over the bus and back.
+            (Knob::Offload, Value::Text(t)) if t == "optimizer" => one(-0.20, 0.10),
+            (Knob::Offload, _) => one(-0.45, 0.20),
             (Knob::Amp, _) if cuda => one(0.35, 0.30),
             (Knob::Amp, _) if self.cpu_bf16 => one(0.20, 0.35),
             (Knob::Amp, _) => one(-0.80, 0.40),
@@ -118,8 +123,12 @@ impl Context<'_> {
     fn transient_of(&self, knob: Knob, value: &Value) -> f64 {
         match (knob, value) {
             (Knob::Accumulation, Value::Int(k)) => 1.0 / (*k).max(1) as f64 + 0.02,
+            // Results of products are most of what a block keeps.
+            (Knob::Checkpoint, Value::Text(t)) if t == "selective" => 0.75,
             (Knob::Checkpoint, Value::Text(t)) if t == "alternate" => 0.58,
             (Knob::Checkpoint, _) => 0.30,
+            (Knob::Offload, Value::Text(t)) if t == "optimizer" => 0.85,
+            (Knob::Offload, _) => 0.35,
             (Knob::Amp, _) if self.device == Device::Cuda => 0.65,
             (Knob::Amp, _) => 0.75,
             (Knob::Malloc, Value::Text(t)) => match t.as_str() {

@@ -10,8 +10,15 @@ use crate::recipe::Rung;
 const MOST_PARTS: u64 = 64;
 
 /// Knobs that lower the demand for device memory, in no order.
-pub(super) const MEMORY: [Knob; 6] =
-    [Knob::Allocator, Knob::Accumulation, Knob::Amp, Knob::Checkpoint, Knob::BatchSize, Knob::Malloc];
+pub(super) const MEMORY: [Knob; 7] = [
+    Knob::Allocator,
+    Knob::Accumulation,
+    Knob::Amp,
+    Knob::Checkpoint,
+    Knob::BatchSize,
+    Knob::Malloc,
+    Knob::Offload,
+];
 
 /// What can be set, and to what.
 pub(super) struct Space<'a> {
@@ -93,7 +100,7 @@ impl<'a> Space<'a> {
         match knob {
             Knob::Accumulation => *value == Value::Int(1),
             Knob::Amp => *value == Value::from("off"),
-            Knob::Checkpoint => *value == Value::from("none"),
+            Knob::Checkpoint | Knob::Offload => *value == Value::from("none"),
             Knob::Malloc => *value == Value::from("default"),
             _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
         }
@@ -118,8 +125,8 @@ impl<'a> Space<'a> {
         match knob {
             Knob::Allocator => site.values.clone(),
             Knob::Accumulation => ints(powers(2, self.parts().unwrap_or(MOST_PARTS))),
-            Knob::Amp => vec!["bf16".into()],
-            Knob::Checkpoint => vec!["alternate".into(), "all".into()],
+            Knob::Amp => vec![self.low_precision(site)],
+            Knob::Checkpoint => vec!["selective".into(), "alternate".into(), "all".into()],
             Knob::Malloc => vec!["huge".into(), "retain".into(), "pages".into(), "trim".into()],
             Knob::BatchSize => self.batch_values(),
             Knob::OmpThreads => {
@@ -135,8 +142,16 @@ impl<'a> Space<'a> {
             }
             Knob::PinMemory | Knob::PersistentWorkers => vec![true.into()],
             Knob::PrefetchFactor => ints(vec![4, 8]),
-            Knob::Strategy | Knob::Offload => Vec::new(),
+            Knob::Offload => vec!["optimizer".into(), "activations".into()],
+            Knob::Strategy => Vec::new(),
         }
+    }
+
+    /// bf16, which needs no gradient scaler; fp16 where the device has nothing else.
+    fn low_precision(&self, site: &KnobSite) -> Value {
+        let bf16 = Value::from("bf16");
+        let only_fp16 = !site.values.contains(&bf16) && site.values.contains(&"fp16".into());
+        if only_fp16 { "fp16".into() } else { bf16 }
     }
 
     /// Half, quarter, eighth and sixteenth; double and more where that is allowed.
@@ -194,6 +209,9 @@ impl<'a> Space<'a> {
             return Some(value.clone());
         }
         match (knob, value, self.parts()) {
+            (Knob::Amp, Value::Text(t), _) if t == "bf16" => {
+                self.site(knob).map(|s| self.low_precision(s)).filter(|v| self.takes(knob, v))
+            }
             (Knob::Accumulation, Value::Int(k), Some(most)) if self.site(knob).is_some() && most >= 2 => {
                 let largest = powers(2, most).last().copied().unwrap_or(2) as i64;
                 Some(Value::Int(largest.min(*k)))
@@ -225,7 +243,7 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
     match (knob, value) {
         (Knob::Malloc, Value::Text(t)) => t == "trim",
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
-        (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint, _) => true,
+        (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
         _ => false,
     }
 }

@@ -60,6 +60,7 @@ class Tuned:
 def agent(settings=None, ways=None, **fields):
     """The agent's knobs in this process while the block runs."""
     settings = settings or {}
+    fresh_optimizers()
     fields.setdefault("schedule", {"min_steps": 1000, "max_steps": 1000, "max_seconds": 1e9})
     with tempfile.TemporaryDirectory() as directory:
         the_plan = plan.Plan(
@@ -91,6 +92,7 @@ def agent(settings=None, ways=None, **fields):
             here.knobs.undo()
             here.roots.undo()
             patches.undo_all()
+            fresh_optimizers()
 
 
 def state_of(*modules):
@@ -103,3 +105,27 @@ def distance(one, other):
     assert len(one) == len(other)
     pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(one, other) if a.numel()]
     return max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+
+
+def optimizer_state(*optimizers):
+    """Copies of all tensors of the optimizers' state."""
+    return [
+        value.detach().clone()
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+
+
+STEPS = {
+    kind: kind.__dict__["step"]
+    for kind in vars(torch.optim).values()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and "step" in kind.__dict__
+}
+
+
+def fresh_optimizers():
+    """Optimizer classes as in a new process, where torch wraps `step` at the first one of each class."""
+    for kind, step in STEPS.items():
+        kind.step = step

@@ -287,6 +287,52 @@ def production(bench, name, tuned, cap, *, confirmed, seconds):
     bench.device.settle(bench.baseline)
 
 
+# What only a GPU can show: each is launched beside the script as it is.
+KNOBS = [
+    "amp=fp16",
+    "amp=fp16,accumulation=4",
+    "checkpoint=selective",
+    "offload=activations",
+    "offload=optimizer",
+    "allocator=expandable_segments:True",
+    "allocator=garbage_collection_threshold:0.8,max_split_size_mb:256",
+    "allocator=roundup_power2_divisions:8",
+    "allocator=backend:cudaMallocAsync",
+]
+# Of these, the ones that must lower the peak of the GPT; the rest must only fit and train alike.
+LOWER = ("amp=fp16", "checkpoint=selective", "offload=activations")
+
+
+def knob(bench, settings):
+    """One configuration beside the script as it is: in force, losses alike, a lower peak where it must."""
+    before = bench.tree()
+    out = os.path.join(bench.work, "out-try")
+    words = ["try", "--device", DEVICE, "--json", "-q", "--fresh", "--out", out]
+    for setting in settings.split(",") if not settings.startswith("allocator") else [settings]:
+        words += ["--set", setting]
+    status, text, err, _, took = bench.autofit(
+        [*words, "--", sys.executable, "gpt.py", *EXAMPLES["gpt"].split()], 60
+    )
+    try:
+        trials = json.loads(text)["trials"]
+    except (ValueError, KeyError):
+        trials = []
+    peaks = [(t.get("measured") or {}).get("peak_device_bytes") for t in trials]
+    bench.evidence.check(
+        f"{settings}: in force, and trains as the script does",
+        status == 0 and len(trials) == 2 and trials[1]["verdict"] in ("fit", "disturbed"),
+        status=status,
+        verdicts=[t.get("verdict") for t in trials],
+        peaks=peaks,
+        seconds=took,
+        err=err[-600:] if status else None,
+    )
+    if settings in LOWER:
+        lower = len(peaks) == 2 and all(peaks) and peaks[1] < 0.95 * peaks[0]
+        bench.evidence.check(f"{settings}: lowers the peak", lower, peaks=peaks)
+    bench.leaves_nothing(settings, before)
+
+
 def start_search(bench, name):
     out = os.path.join(bench.work, "out-" + name)
     words = [
@@ -370,6 +416,7 @@ def main():
         ("cnn", 50, lambda: example(bench, "cnn", 60, 30)),
         ("text_classifier", 50, lambda: example(bench, "text_classifier", 60, 30)),
         ("gan", 50, lambda: example(bench, "gan", 60, 30)),
+        *((settings, 40, lambda s=settings: knob(bench, s)) for settings in KNOBS),
     ]
     for name, needs, step in steps:
         if evidence.left() < needs:

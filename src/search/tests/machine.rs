@@ -100,6 +100,7 @@ impl Machine {
             (Knob::Accumulation, "8", 0.86, 0.15),
             (Knob::Accumulation, "16", 0.74, 0.09),
             (Knob::Accumulation, "32", 0.60, 0.06),
+            (Knob::Checkpoint, "selective", 0.91, 0.72),
             (Knob::Checkpoint, "alternate", 0.86, 0.58),
             (Knob::Checkpoint, "all", 0.75, 0.28),
             (Knob::Amp, "bf16", 0.45, 0.70),
@@ -127,6 +128,8 @@ impl Machine {
             .knob(Knob::Allocator, "expandable_segments:True", 1.0, 0.93)
             .knob(Knob::Allocator, "garbage_collection_threshold:0.8", 0.99, 0.97)
             .knob(Knob::Allocator, "max_split_size_mb:256", 1.0, 0.98)
+            .knob(Knob::Offload, "optimizer", 0.82, 0.87)
+            .knob(Knob::Offload, "activations", 0.65, 0.40)
             .knob(Knob::PinMemory, "true", 1.0, 1.0)
     }
 

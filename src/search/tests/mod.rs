@@ -12,7 +12,7 @@ use crate::model::{Configuration, Verdict};
 
 pub(super) const CPU: &[(Knob, &[&str])] = &[
     (Knob::Accumulation, &["2", "4", "8", "16", "32"]),
-    (Knob::Checkpoint, &["alternate", "all"]),
+    (Knob::Checkpoint, &["selective", "alternate", "all"]),
     (Knob::Malloc, &["retain", "huge", "pages", "trim"]),
     (Knob::OmpThreads, &["1"]),
     (Knob::Amp, &["bf16"]),
@@ -20,7 +20,7 @@ pub(super) const CPU: &[(Knob, &[&str])] = &[
 
 const CUDA: &[(Knob, &[&str])] = &[
     (Knob::Accumulation, &["2", "4", "8", "16", "32"]),
-    (Knob::Checkpoint, &["alternate", "all"]),
+    (Knob::Checkpoint, &["selective", "alternate", "all"]),
     (Knob::Amp, &["bf16"]),
     (
         Knob::Allocator,

@@ -42,6 +42,7 @@ class Detect:
         self.updates = 0  # calls of any optimizer's step
         self._ours = 0  # > 0 while the agent's own autocast is being entered
         self._scalers = weakref.WeakSet()
+        self.scaling = None  # the agent's own gradient scaler (knobs/scaling.py)
         self._told = None
         self._handle = None
         self._undo = []
@@ -74,12 +75,27 @@ class Detect:
         losses = getattr(self.session, "losses", None)
         return losses.backwards // self.updates if losses is not None and self.updates else 0
 
+    def own_scaler(self):
+        """Whether the script has an enabled GradScaler."""
+        return any(scaler.is_enabled() for scaler in list(self._scalers))
+
     def gradient_scale(self):
         """The factor of an enabled GradScaler, else 1."""
+        if self.scaling is not None and self.scaling.on:
+            return self.scaling.value()
         for scaler in list(self._scalers):
             if scaler.is_enabled():
                 return float(scaler.get_scale())
         return 1.0
+
+    @contextlib.contextmanager
+    def our_scaler(self):
+        """A GradScaler built inside does not count as the script's."""
+        self._ours += 1
+        try:
+            yield
+        finally:
+            self._ours -= 1
 
     @contextlib.contextmanager
     def our_autocast(self, device, dtype):
@@ -126,7 +142,10 @@ class Detect:
     def _make_scaler(self, original):
         def __init__(scaler, *args, **kwargs):
             original(scaler, *args, **kwargs)
-            self._scalers.add(scaler)
+            if not self._ours:
+                self._scalers.add(scaler)
+                if self.scaling is not None and scaler.is_enabled():
+                    self.scaling.knob.refuse("the script has a GradScaler of its own")
 
         return __init__
 
@@ -203,12 +222,19 @@ class Detect:
             "alloc_conf": os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF"),
             "optimizers": list(self.optimizers),
             "roots": len(roots),
-            "grad_scaler": any(scaler.is_enabled() for scaler in list(self._scalers)),
+            "grad_scaler": self.own_scaler(),
             "double_backward": self.double_backward,
             "samples_per_step": samples.last if samples is not None else 0,
             "samples_from": samples.source if samples is not None else "unknown",
             "threads": self.torch.get_num_threads(),
+            "no_bf16": self._no_bf16(),
         }
+
+    def _no_bf16(self):
+        """Whether training happens on a GPU that does not compute in bf16."""
+        told = [root.info["device"] for root in self.session.roots.roots if root.info is not None]
+        on_cuda = any(device.startswith("cuda") for device in told)
+        return on_cuda and self.torch.cuda.get_device_capability() < (8, 0)
 
     @staticmethod
     def _dynamo_ran():

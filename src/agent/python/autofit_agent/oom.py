@@ -137,7 +137,13 @@ class Ooms:
         if attach is None or self.session.device != "cuda":
             return
         observe = self.session.guard("oom observer")(self._observe)
-        cuda._lazy_call(lambda: attach(observe))
+
+        def begin():
+            # The driver's own pool takes no observers; asking for one is an error.
+            if cuda.get_allocator_backend() != "cudaMallocAsync":
+                attach(observe)
+
+        cuda._lazy_call(self.session.guard("oom observer")(begin))
 
     def _observe(self, device, requested, total, free):
         frame = sys._getframe(2)

@@ -2,7 +2,7 @@
 
 from .. import imports
 from ..session import DONE
-from . import accumulation, amp, checkpoint, dataloader, environment
+from . import accumulation, amp, checkpoint, dataloader, environment, offload
 from .base import Knob
 
 KINDS = {
@@ -19,6 +19,7 @@ KINDS = {
         dataloader.PersistentWorkers,
         environment.OmpThreads,
         environment.Malloc,
+        offload.Offload,
     )
 }
 

@@ -1,7 +1,11 @@
-"""`amp`: autocast around the call of the root, its outputs cast back to single precision."""
+"""`amp`: autocast around the call of the root, its outputs cast back to single precision.
+
+`fp16` brings a gradient scaler along (`scaling.py`).
+"""
 
 from .. import tree
 from .base import Knob
+from .scaling import Scaling
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -18,14 +22,30 @@ class Amp(Knob):
         self.seen = set()  # types of outputs of linear and convolution layers inside a root
         self.inside = None  # autocast's type as seen inside the root's call
         self.names = []
+        self.scaling = None
+
+    def start(self):
+        if self.acts and self.wanted == "fp16":
+            self.scaling = Scaling(self)
+            self.scaling.start()
+            self.session.detect.scaling = self.scaling
+
+    def refuse(self, reason):
+        super().refuse(reason)
+        if self.scaling is not None:
+            self.scaling.stop()
+
+    def undo(self):
+        if self.scaling is not None:
+            self.scaling.undo()
+
+    def double_backward(self):
+        if self.scaling is not None:
+            self.refuse("the script differentiates twice, which fp16's gradient scale does not bear")
 
     def requires(self, root, args, kwargs):
         if self.wanted == "off":
             return None
-        if self.wanted == "fp16":
-            return (
-                "fp16 needs a gradient scaler, which this version does not add to a script; bf16 needs none"
-            )
         module, torch = root.module, self.torch
         device = next(module.parameters()).device
         own = self.session.detect.script_autocast(device.type)
@@ -34,14 +54,34 @@ class Amp(Knob):
         low = next((p for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
             return "parameters of %s are in %s already" % (root.name, str(low.dtype)[6:])
+        if self.wanted == "fp16":
+            return self._no_scaler(root, device)
         if device.type == "cuda" and not bf16_in_hardware(torch, device):
             return "%s does not compute in bf16" % torch.cuda.get_device_name(device)
         if device.type == "cpu" and not torch.amp.is_autocast_available("cpu"):
             return "this PyTorch has no autocast for the CPU"
         return None
 
+    def _no_scaler(self, root, device):
+        """Why the gradients of this script cannot be scaled, or None."""
+        detect, torch = self.session.detect, self.torch
+        if detect.own_scaler():
+            return "the script has a GradScaler of its own"
+        if not torch.amp.is_autocast_available(device.type):
+            return "this PyTorch has no autocast for %s" % device.type
+        if detect.double_backward:
+            return "the script differentiates twice, which fp16's gradient scale does not bear"
+        if any("LBFGS" in name for name in detect.optimizers):
+            return "LBFGS computes its gradients inside its step, which could not be skipped"
+        for m in root.module.modules():
+            if m._backward_hooks or m._backward_pre_hooks:
+                return "%s has hooks that would see scaled gradients" % type(m).__name__
+        return None
+
     def apply(self, root, args, kwargs):
         self.names.append(root.name)
+        if self.scaling is not None:
+            self.scaling.switch_on(next(root.module.parameters()).device.type)
 
     def around(self, root, call, args, kwargs):
         torch = self.torch
@@ -49,6 +89,8 @@ class Amp(Knob):
             call = self._watched(root, call)
         if not self.acts or self.wanted == "off" or self.reason is not None:
             return call(*args, **kwargs)
+        if self.scaling is not None and self.torch.is_grad_enabled():
+            self.scaling.settle()
         device = (
             root.info["device"].split(":")[0] if root.info else next(root.module.parameters()).device.type
         )
@@ -109,6 +151,8 @@ class Amp(Knob):
         else:
             self.objects = len(self.session.roots.roots)
             self.how = "read back from the layers of the model"
+        if self.scaling is not None:
+            self.how += ", gradients scaled by %g" % self.scaling.value()
         if low:
             return low[0]
         if not self.seen and self.inside:

@@ -3,12 +3,16 @@
 Always without reentrant autograd and always with the random state restored: dropout draws the same masks
 again. Buffers that a block's forward changes in place (the running statistics of BatchNorm) are replaced by
 copies while it is computed again; otherwise they would be updated twice in a step.
+
+`selective` keeps the results of products, convolutions and attention too (`selective.py`), and `alternate`
+leaves every second block as it is.
 """
 
 import contextlib
 
 from .. import blocks as block_search
 from .. import describe, parts, tree
+from . import selective
 from .base import Knob
 
 
@@ -28,6 +32,15 @@ class Checkpoint(Knob):
         self.calls = 0  # checkpoint calls of any kind in the first root call
         self.places = []
         self.expected = 0
+        self.selection = None
+
+    def start(self):
+        if self.acts and self.wanted == "selective" and selective.available(self.torch):
+            self.selection = selective.Selection(self.torch)
+            self.selection.told_changed = self._kept_was_changed
+
+    def _kept_was_changed(self):
+        self.refuse("what is kept of a block is changed in place afterwards, so that all is computed again")
 
     # Before the first call.
 
@@ -35,6 +48,10 @@ class Checkpoint(Knob):
         module = root.module
         if self.wanted == "none":
             return None
+        if self.wanted == "selective" and self.selection is None:
+            return "PyTorch %s cannot keep the results of chosen operators" % self.torch.__version__
+        if self.selection is not None and root.compiled:
+            return "in a compiled model the compiler chooses what is kept and what is computed again"
         user = describe.checkpoints_itself(module)
         if user is not None:
             return "%s checkpoints by itself already" % user
@@ -56,7 +73,7 @@ class Checkpoint(Knob):
         blocks = block_search.find_blocks(module, self.torch)
         if blocks is None:
             return
-        chosen = blocks.modules if self.wanted == "all" else blocks.modules[::2]
+        chosen = blocks.modules[::2] if self.wanted == "alternate" else blocks.modules
         own_switch = has_own_switch(module)
         if own_switch is not None:
             self._switch_on(own_switch, blocks, chosen)
@@ -75,7 +92,10 @@ class Checkpoint(Knob):
 
     def _switch_on(self, model, blocks, chosen):
         """A transformers model: its own switch also turns the key-value cache off."""
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        words = {"use_reentrant": False}
+        if self.selection is not None:
+            words["context_fn"] = self.selection.contexts
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=words)
         kept = {id(block) for block in chosen}
         for block in blocks.modules:
             if id(block) not in kept and "gradient_checkpointing" in block.__dict__:
@@ -161,7 +181,8 @@ class Checkpoint(Knob):
 
     def _checkpointed(self, block, original, args, kwargs):
         self.ours += 1
-        keep = _KeepBuffers(self.buffers[id(block)], self.torch.nn.modules.batchnorm._NormBase)
+        norms = self.torch.nn.modules.batchnorm._NormBase
+        keep = _KeepBuffers(self.buffers[id(block)], norms, self.selection)
         clash = any(name in kwargs for name in _OWN_WORDS)
         output = self.session.detect.checkpoints.run(
             (lambda *a: original(block, *a, **kwargs)) if clash else original.__get__(block),
@@ -180,6 +201,8 @@ class Checkpoint(Knob):
         output = call(*args, **kwargs)
         theirs = checkpoints.theirs - theirs
         self.calls += theirs + self.ours - ours
+        if self.selection is not None:
+            self.selection.first = self.selection.results
         if theirs and self.acts and self.members:
             self.refuse("%s checkpoints by itself already (%d calls)" % (root.name, theirs))
         return output
@@ -203,6 +226,11 @@ class Checkpoint(Knob):
         if done < self.expected:
             self.reason = "%d of %d blocks were checkpointed" % (done, self.expected)
             return None
+        if self.selection is not None:
+            if not self.selection.results:
+                self.reason = "the blocks multiply, convolve and attend nothing whose result could be kept"
+                return None
+            self.how += ", results of %d operators kept" % self.selection.first
         return self.wanted
 
     def undo(self):
@@ -225,7 +253,8 @@ _OWN_WORDS = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_
 class _KeepBuffers:
     """Lets a block's buffers be updated by its forward, not again by its recomputation."""
 
-    def __init__(self, places, statistics):
+    def __init__(self, places, statistics, selection):
+        self.selection = selection
         self.before = [(m, name, m._buffers.get(name), _version(m._buffers.get(name))) for m, name in places]
         self.statistics = statistics
         self.changed = []
@@ -239,10 +268,26 @@ class _KeepBuffers:
         self.before = []
 
     def contexts(self):
-        return contextlib.nullcontext(), self._recomputing()
+        copies = _OnCopies(self.changed)
+        if self.selection is None:
+            return contextlib.nullcontext(), copies
+        keeping, using = self.selection.contexts()
+        return keeping, _Both(copies, using)
 
-    def _recomputing(self):
-        return _OnCopies(self.changed)
+
+class _Both(contextlib.AbstractContextManager):
+    """One context in another."""
+
+    def __init__(self, outer, inner):
+        self.outer, self.inner = outer, inner
+
+    def __enter__(self):
+        self.outer.__enter__()
+        self.inner.__enter__()
+
+    def __exit__(self, *error):
+        self.inner.__exit__(*error)
+        self.outer.__exit__(*error)
 
 
 class _OnCopies:

@@ -65,6 +65,7 @@ modules! {
     test_knobs_model
     test_phases
     test_processes
+    test_script_options
     test_scripts
     test_units
 }

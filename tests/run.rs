@@ -12,7 +12,7 @@ use std::time::Duration;
 use autofit::emit::config::{ConfirmedFigures, RunDocument};
 use autofit::emit::env;
 use autofit::emit::fingerprint::Fingerprint;
-use autofit::model::arguments::{Edit, Place};
+use autofit::model::arguments::{self, Edit};
 use autofit::model::plan::{Device, Way};
 use autofit::model::{AgentMode, AgentPlan, Configuration, Knob, Schedule, VERSION};
 
@@ -47,7 +47,7 @@ impl Place {
             },
             edits: Edit::of_words(
                 &args.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                &Place::default(),
+                &arguments::Place::default(),
             ),
             env: variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             fingerprint: Fingerprint::default(),

@@ -200,8 +200,7 @@ pub(super) fn accumulation(found: &Inspection, own: Option<u64>, seen: Option<u6
 
 /// Only numbers of parts that divide the batch keep the effective batch.
 fn in_parts(batch: u64, turns: Vec<OptionTurn>, how: String) -> Match {
-    let parts =
-        (0..).map(|n| 1u64 << n).take_while(|k| *k <= batch.min(MOST_PARTS) && batch.is_multiple_of(*k));
+    let parts = (1..=batch.min(MOST_PARTS)).filter(|k| batch.is_multiple_of(*k));
     let values: Vec<Value> = parts.map(|k| Value::Int(k.cast_signed())).collect();
     if values.len() < 2 {
         return Match::Unusable(format!("a batch of {batch} samples cannot be divided evenly"));

@@ -494,12 +494,12 @@ fn accumulation_and_batch_are_set_together() {
     let micro = vec![option("--global-batch-size", "int", "64"), option("--micro-batch-size", "int", "32")];
     let site = with(micro, 2).site(Knob::Accumulation);
     assert_eq!((site.way, written(&site, 4).as_str()), (Some(Way::Option), "--micro-batch-size=8"));
-    // A batch that is not in force, a count that is not, an odd batch: the agent splits.
+    // A batch that is not in force, a count that is not, a prime batch: the agent splits.
     let others = [
         with(vec![option("--batch-size", "int", "64"), accum("1")], 1),
         with(vec![option("--batch-size", "int", "32"), accum("8")], 1),
-        with(vec![option("--batch-size", "int", "33"), accum("1")], 1).with(|s| {
-            (s.loaders[0].batch_size, s.roots[0].batch) = (Some(33), Some(33));
+        with(vec![option("--batch-size", "int", "67"), accum("1")], 1).with(|s| {
+            (s.loaders[0].batch_size, s.roots[0].batch) = (Some(67), Some(67));
         }),
     ];
     for other in others {

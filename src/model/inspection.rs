@@ -203,6 +203,13 @@ pub struct OptionTurn {
 }
 
 impl OptionTurn {
+    /// Whether the knob's value does not divide the batch: another effective batch would be trained with.
+    pub fn uneven(&self, value: &Value, settings: &Configuration) -> bool {
+        let (Translation::Parts(own), Value::Int(parts)) = (&self.value, value) else { return false };
+        let batch = settings.int(Knob::BatchSize).unwrap_or(own.cast_signed());
+        *parts < 1 || batch % parts != 0
+    }
+
     /// What the option is set to; `true` and `false` for a truth value.
     pub fn text(&self, value: &Value, settings: &Configuration) -> Option<String> {
         let whole = |v: &Value| match v {

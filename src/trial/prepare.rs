@@ -104,6 +104,9 @@ fn set(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
         let (Some(site), Some(inspection)) = (site, inspection) else { continue };
         done.edits.extend(Edit::of_words(&site.args_for(value), &inspection.script_words()));
         done.env.extend(site.env_for(value));
+        if site.turns.iter().any(|turn| turn.uneven(value, settings)) {
+            continue; // Nothing is set, and the agent reads back that the knob is not in force.
+        }
         for turn in &site.turns {
             let Some(text) = turn.text(value, settings) else { continue };
             wanted.insert(&turn.option.dest, (turn, text));

@@ -65,6 +65,14 @@ fn accumulation_keeps_the_effective_batch_of_the_same_configuration() {
 }
 
 #[test]
+fn a_number_of_parts_that_does_not_divide_the_batch_sets_nothing() {
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 5));
+    assert_eq!((p.argv.join(" ").as_str(), p.plan.options.len()), ("python train.py", 0));
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 5).with(Knob::BatchSize, 40));
+    assert_eq!(p.argv.join(" "), "python train.py --accum=5 --batch-size=8");
+}
+
+#[test]
 fn the_recipes_words_win_over_the_scripts_option() {
     let recipe = "knobs: {batch_size: {args: ['-n', '{batch_size}']}}";
     let p = prepared("python train.py -n 3 -- y", recipe, set(Knob::BatchSize, 8));

@@ -1,6 +1,7 @@
 //! The Python side's own tests, `tests/agent/*.py`: small scripts under the agent, with real PyTorch.
 //!
-//! `AUTOFIT_TEST_PYTHON` names an interpreter with PyTorch; without it the private environment is used.
+//! `AUTOFIT_TEST_PYTHON` names an interpreter with PyTorch; without it the private environment is used.  Files that
+//! need frameworks run in an environment beside it, with the packages of `tests/support/frameworks.txt`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,13 +24,12 @@ fn python() -> PathBuf {
     }
 }
 
-fn passes(module: &str) {
-    let python = python();
+fn passes(module: &str, python: &Path) {
     let _turn = support::alone();
-    let done = support::plain(&python, &folder())
+    let done = support::plain(python, &folder())
         .line("-m unittest")
         .arg(module)
-        .env("AUTOFIT_TEST_PYTHON", &python)
+        .env("AUTOFIT_TEST_PYTHON", python)
         .limit(LIMIT)
         .finish();
     assert!(done.status.success(), "{module}\n{}\n{}", done.stdout, done.stderr);
@@ -37,8 +37,9 @@ fn passes(module: &str) {
 }
 
 macro_rules! modules {
-    ($($name:ident)*) => {
-        $(#[test] fn $name() { passes(stringify!($name)); })*
+    (plain { $($name:ident)* } frameworks { $($framework:ident)* }) => {
+        $(#[test] fn $name() { passes(stringify!($name), &python()); })*
+        $(#[test] fn $framework() { passes(stringify!($framework), &support::frameworks(&python())); })*
 
         /// A file that nobody runs would be a test that cannot fail.
         #[test]
@@ -48,7 +49,10 @@ macro_rules! modules {
                 .filter_map(|e| e.unwrap().file_name().to_str()?.strip_suffix(".py").map(str::to_owned))
                 .filter(|name| name.starts_with("test_"))
                 .collect();
-            let mut run = vec![$(stringify!($name).to_owned()),*];
+            let mut run = vec![
+                $(stringify!($name).to_owned(),)*
+                $(stringify!($framework).to_owned(),)*
+            ];
             files.sort();
             run.sort();
             assert_eq!(files, run);
@@ -57,17 +61,24 @@ macro_rules! modules {
 }
 
 modules! {
-    test_examples_equal
-    test_knobs_accumulation
-    test_knobs_fp16
-    test_knobs_launch
-    test_knobs_loader
-    test_knobs_memory
-    test_knobs_model
-    test_knobs_offload
-    test_knobs_selective
-    test_phases
-    test_processes
-    test_scripts
-    test_units
+    plain {
+        test_examples_equal
+        test_knobs_accumulation
+        test_knobs_fp16
+        test_knobs_launch
+        test_knobs_loader
+        test_knobs_memory
+        test_knobs_model
+        test_knobs_offload
+        test_knobs_selective
+        test_phases
+        test_processes
+        test_script_options
+        test_scripts
+        test_units
+    }
+    frameworks {
+        test_frameworks_environment
+        test_options_packages
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use autofit::emit::config::{ConfirmedFigures, RunDocument};
 use autofit::emit::env;
 use autofit::emit::fingerprint::Fingerprint;
+use autofit::model::arguments::{self, Edit};
 use autofit::model::plan::{Device, Way};
 use autofit::model::{AgentMode, AgentPlan, Configuration, Knob, Schedule, VERSION};
 
@@ -33,6 +34,8 @@ impl Place {
                 device: Device::Cpu,
                 settings,
                 ways: BTreeMap::from([(Knob::NumWorkers, Way::Option)]),
+                options: BTreeMap::new(),
+                script_accumulation: 1,
                 schedule: Schedule::default(),
                 coverage: None,
                 inspect: false,
@@ -42,7 +45,10 @@ impl Place {
                 required: vec![],
                 training_loader: None,
             },
-            args: args.iter().map(ToString::to_string).collect(),
+            edits: Edit::of_words(
+                &args.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                &arguments::Place::default(),
+            ),
             env: variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             fingerprint: Fingerprint::default(),
             confirmed: ConfirmedFigures::default(),

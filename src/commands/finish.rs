@@ -235,7 +235,7 @@ fn document<P: FnMut(Progress)>(
     let effective = winner.knobs.iter().filter_map(|k| Some((k.knob, k.effective.clone()?)));
     RunDocument {
         plan: for_production(&prepared),
-        args: prepared.added_args,
+        edits: prepared.edits,
         env: prepared.env,
         fingerprint: Fingerprint {
             python: frameworks.get("python").cloned(),

@@ -177,7 +177,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::Inspect(job) => block_on(inspect::run(job)),
         Request::Diagnose(request) => diagnose::run(&request.file, request.json),
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
-        Request::RecipeList => Ok(recipe::list()?),
+        Request::RecipeList => Ok(recipe::list()),
         Request::Run(request) => run::run(&request),
         Request::Demo { yes, keep } => demo::run(yes, keep),
     }

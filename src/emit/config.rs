@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
 use crate::agent::{decode_config, encode_config};
+use crate::model::arguments::Edit;
 use crate::model::{AgentPlan, Configuration, VERSION};
 
 /// The agent's plan for production, and what the launcher adds to the command.
@@ -15,8 +16,8 @@ pub struct RunDocument {
     /// What the agent reads; its fields stand at the top level of the document.
     #[serde(flatten)]
     pub plan: AgentPlan,
-    /// Arguments appended to the user's command.
-    pub args: Vec<String>,
+    /// What is changed in the user's command.
+    pub edits: Vec<Edit>,
     /// Environment variables set by the configuration.
     pub env: BTreeMap<String, String>,
     /// What the figures were measured with.
@@ -76,7 +77,7 @@ impl RunDocument {
     /// knobs that the agent turns, need `autofit run`.
     pub fn needs_run(&self) -> bool {
         use crate::model::plan::Way;
-        !self.args.is_empty()
+        !self.edits.is_empty()
             || self.plan.ways.values().any(|w| matches!(w, Way::Agent | Way::Framework))
             || self.plan.settings.0.keys().any(|k| !self.plan.ways.contains_key(k))
     }
@@ -85,6 +86,7 @@ impl RunDocument {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::model::arguments::Place;
     use crate::model::plan::{Device, Way};
     use crate::model::{AgentMode, Knob, Schedule, Value};
 
@@ -100,6 +102,8 @@ pub(crate) mod tests {
                 argv: vec!["python".into(), "train.py".into()],
                 device: Device::Cpu,
                 settings: settings.clone(),
+                options: BTreeMap::new(),
+                script_accumulation: 1,
                 ways: [(Knob::Amp, Way::Agent), (Knob::NumWorkers, Way::Option)].into(),
                 schedule: Schedule::default(),
                 coverage: None,
@@ -110,7 +114,7 @@ pub(crate) mod tests {
                 required: vec![Knob::Amp],
                 training_loader: Some(0),
             },
-            args: vec!["--workers".into(), "2".into()],
+            edits: Edit::of_words(&["--workers".to_owned(), "2".to_owned()], &Place::default()),
             env: [("OMP_NUM_THREADS".to_owned(), "2".to_owned())].into(),
             fingerprint: Fingerprint {
                 script: Some("train.py".into()),
@@ -160,7 +164,7 @@ pub(crate) mod tests {
     fn only_environment_settings_need_no_run() {
         let mut d = document();
         assert!(d.needs_run());
-        d.args.clear();
+        d.edits.clear();
         assert!(d.needs_run());
         d.plan.settings = Configuration::baseline().with(Knob::OmpThreads, 2);
         d.plan.ways = [(Knob::OmpThreads, Way::Environment)].into();

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use super::config::RunDocument;
 use super::env::EnvFile;
 use crate::agent::{CONFIG_VARIABLE, MODE_VARIABLE};
+use crate::model::arguments::apply;
 
 /// A production run, ready to be executed.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +27,7 @@ pub fn launch(
     pythonpath: OsString,
     device_cap: Option<u64>,
 ) -> serde_json::Result<Launch> {
-    let argv: Vec<OsString> =
-        command.iter().cloned().chain(file.document.args.iter().map(OsString::from)).collect();
+    let argv = apply(command, &file.document.edits);
     let mut plan = file.document.plan.clone();
     plan.argv = argv.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     plan.cap_bytes = device_cap;
@@ -82,10 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn recorded_arguments_follow_what_the_user_typed() {
+    fn recorded_options_are_set_in_what_the_user_typed() {
         let typed: Vec<OsString> = ["python", "train.py", "--lr", "1"].map(Into::into).to_vec();
         let l = launch(&file(), &typed, "/agent:/mine".into(), Some(7)).unwrap();
         assert_eq!(l.argv, ["python", "train.py", "--lr", "1", "--workers", "2"]);
+        let own: Vec<OsString> = ["python", "train.py", "--workers", "0", "x"].map(Into::into).to_vec();
+        let replaced = launch(&file(), &own, "/agent".into(), None).unwrap();
+        assert_eq!(replaced.argv, ["python", "train.py", "--workers", "2", "x"]);
         assert_eq!(l.env[OsStr::new("PYTHONPATH")], "/agent:/mine");
         assert_eq!(l.env[OsStr::new("OMP_NUM_THREADS")], "2");
         let config = l.env[OsStr::new(CONFIG_VARIABLE)].to_str().unwrap();

@@ -11,6 +11,7 @@
 //! its knobs back and says when one did not take effect.
 
 mod environment;
+mod names;
 mod options;
 mod sites;
 
@@ -39,9 +40,10 @@ pub struct MachineFacts {
     pub alloc_conf: Option<String>,
 }
 
-/// Everything that one launch found out, with one site for each knob.
+/// Everything that one launch of `command` found out, with one site for each knob.
 pub fn build_inspection(
     events: &[Event],
+    command: &[String],
     recipe: &Recipe,
     device: Device,
     machine: &MachineFacts,
@@ -56,18 +58,24 @@ pub fn build_inspection(
         detected: None,
         knobs: Vec::new(),
     };
+    let mut world_size = 1;
     for event in events {
         match &event.record {
             Record::Framework { name, version, .. } => {
                 found.frameworks.insert(name.clone(), version.clone());
             }
             Record::Options(options) => found.options = Some(options.clone()),
+            Record::Hello(hello) => world_size = world_size.max(hello.world_size),
             // A later record on the same object knows more (whether training drew from it, what the call returned).
             Record::Loader(loader) => upsert(&mut found.loaders, loader.clone(), |l| l.index),
             Record::Root(root) => upsert(&mut found.roots, root.clone(), |r| r.index),
             Record::Detected(detected) => found.detected = Some(detected.clone()),
             _ => {}
         }
+    }
+    if let Some(options) = &mut found.options {
+        (options.command, options.world_size) = (command.to_vec(), world_size);
+        options::name_abbreviations(options);
     }
     guess_training_loader(&mut found);
     found.knobs = Knob::ALL.iter().map(|knob| site(*knob, &found, recipe, machine)).collect();

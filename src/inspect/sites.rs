@@ -1,6 +1,7 @@
 //! One knob -> how it is turned for this script, or why not.
 
-use super::options::{Match, option_for};
+use super::names::Meaning;
+use super::options::{self, Match, Turned};
 use super::{MachineFacts, environment};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
@@ -16,6 +17,7 @@ pub(super) fn site(knob: Knob, way: Way, how: impl Into<String>) -> KnobSite {
         how: how.into(),
         why_not: None,
         args: Vec::new(),
+        turns: Vec::new(),
         env: Default::default(),
         env_by_value: Default::default(),
         values: Vec::new(),
@@ -126,8 +128,8 @@ fn batch_size(found: &Inspection) -> KnobSite {
             "the script accumulates gradients by itself, so its option is not the effective batch",
         );
     }
-    match option_for(knob, found, seen) {
-        Match::Flag { flag, current, values } => by_flag(knob, flag, current, values),
+    match options::count(Meaning::Batch, found, seen) {
+        Match::Options(turned) => by_options(knob, turned),
         other => match loader {
             Some(l) if l.batch_size.is_some() && !l.iterable => {
                 site(knob, Way::Agent, format!("DataLoader.__init__ at {}", l.site))
@@ -141,13 +143,9 @@ fn batch_size(found: &Inspection) -> KnobSite {
     }
 }
 
-fn by_flag(knob: Knob, flag: String, current: Option<String>, values: Vec<Value>) -> KnobSite {
-    let args = if flag.starts_with("--") {
-        vec![format!("{flag}={{value}}")]
-    } else {
-        vec![flag.clone(), "{value}".to_owned()]
-    };
-    KnobSite { args, current, values, ..site(knob, Way::Option, flag) }
+fn by_options(knob: Knob, turned: Turned) -> KnobSite {
+    let Turned { turns, how, current, values } = turned;
+    KnobSite { turns, current, values, ..site(knob, Way::Option, how) }
 }
 
 fn accumulation(found: &Inspection) -> KnobSite {
@@ -157,23 +155,32 @@ fn accumulation(found: &Inspection) -> KnobSite {
     let Some(root) = main_root(found) else {
         return refused(knob, no_root(found));
     };
-    if let Some(why) = not_linear(detected) {
-        return refused(knob, why);
-    }
-    if trained > 1 || detected.is_some_and(|d| d.roots > 1) {
-        return refused(knob, "more than one model is trained, and a loss may join them");
-    }
     if root.batch_norm {
         return refused(
             knob,
             "BatchNorm takes its statistics from the whole batch; a split would change training",
         );
     }
-    if root.recurrent {
-        return refused(knob, "a recurrent state is passed along, and it is not known how to split it");
-    }
     if root.batch == Some(1) {
         return refused(knob, "the batch has one sample");
+    }
+    // The script's own accumulation knows its loop; what follows is about a split inside the model's call.
+    let own = detected.map(|d| u64::from(d.accumulation)).filter(|n| *n > 0);
+    let seen = match found.training_loader() {
+        Some(loader) => loader.batch_size,
+        None => root.batch,
+    };
+    if let Match::Options(turned) = options::accumulation(found, own, seen) {
+        return by_options(knob, turned);
+    }
+    if let Some(why) = not_linear(detected) {
+        return refused(knob, why);
+    }
+    if trained > 1 || detected.is_some_and(|d| d.roots > 1) {
+        return refused(knob, "more than one model is trained, and a loss may join them");
+    }
+    if root.recurrent {
+        return refused(knob, "a recurrent state is passed along, and it is not known how to split it");
     }
     let how = if root.returns_loss {
         format!("the call of {} in parts, the gradient of each part taken at once", root.class)
@@ -203,6 +210,11 @@ fn checkpoint(found: &Inspection) -> KnobSite {
     }
     if detected.is_some_and(|d| d.double_backward) {
         return refused(knob, "the script differentiates through its gradients");
+    }
+    if let Match::Options(turned) =
+        options::switch(Meaning::Checkpointing, found, ["all".into(), "none".into()], false)
+    {
+        return by_options(knob, turned);
     }
     let blocks = found.roots.iter().filter_map(|r| Some((r, r.blocks.as_ref()?)));
     match blocks
@@ -248,6 +260,12 @@ fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     if detected.is_some_and(|d| d.grad_scaler) {
         return refused(knob, "the script has a GradScaler of its own");
     }
+    // On the processor fp16 has few kernels: it is never proposed there.
+    let possible = |v: &Value| found.device == Device::Cuda || *v != Value::from("fp16");
+    if let Match::Options(mut turned) = options::amp(found) {
+        turned.values.retain(possible);
+        return by_options(knob, turned);
+    }
     let slow = found.device == Device::Cpu && !machine.cpu_bf16;
     let note =
         if slow { "; this processor has no bf16 hardware, so it saves memory and costs time" } else { "" };
@@ -291,13 +309,20 @@ fn loader_knob(knob: Knob, found: &Inspection) -> KnobSite {
     let Some(loader) = found.training_loader() else {
         return refused(knob, no_loader(found));
     };
-    let seen = match knob {
-        Knob::NumWorkers => Some(u64::from(loader.num_workers)),
-        Knob::PrefetchFactor => loader.prefetch_factor.map(u64::from),
-        _ => None,
+    let on_off = [true.into(), false.into()];
+    let found_option = match knob {
+        Knob::NumWorkers => options::count(Meaning::Workers, found, Some(u64::from(loader.num_workers))),
+        Knob::PrefetchFactor => {
+            options::count(Meaning::Prefetch, found, loader.prefetch_factor.map(u64::from))
+        }
+        Knob::PinMemory => options::switch(Meaning::PinMemory, found, on_off, loader.pin_memory),
+        Knob::PersistentWorkers => {
+            options::switch(Meaning::PersistentWorkers, found, on_off, loader.persistent_workers)
+        }
+        _ => Match::Nothing,
     };
-    match option_for(knob, found, seen) {
-        Match::Flag { flag, current, values } => by_flag(knob, flag, current, values),
+    match found_option {
+        Match::Options(turned) => by_options(knob, turned),
         Match::Unusable(_) | Match::Nothing => site(knob, Way::Agent, loader_words(loader, found)),
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::arguments::{Edit, Place};
+use super::configuration::Configuration;
 use super::knob::{Knob, NumericsClass, Value};
 use super::plan::{Device, Way};
 
@@ -14,6 +16,24 @@ pub struct OptionsInfo {
     pub parser: String,
     /// All of them, those of the chosen subparser included.
     pub options: Vec<ScriptOption>,
+    /// The words that it was given: the end of the command, where the command reaches it.
+    #[serde(default)]
+    pub words: Vec<String>,
+    /// The command that was inspected; filled in by the launcher.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Processes that train together; filled in from the agent's hello.
+    #[serde(default)]
+    pub world_size: u32,
+}
+
+impl OptionsInfo {
+    /// Words of the command before those that the parser was given; `None` where the command does not reach it (a
+    /// shell script with words of its own).
+    pub fn head(&self) -> Option<usize> {
+        let head = self.command.len().checked_sub(self.words.len()).filter(|h| *h > 0)?;
+        (self.command[head..] == self.words[..]).then_some(head)
+    }
 }
 
 /// One option.
@@ -36,6 +56,16 @@ pub struct ScriptOption {
     pub under: Vec<String>,
     /// The help text, first 200 characters.
     pub help: String,
+    /// Words that set it, `{value}` being the value: `["--batch-size={value}"]`, `["train.batch_size={value}"]`.
+    pub write: Vec<String>,
+    /// Words that set a truth value.
+    pub on: Vec<String>,
+    /// Words that take it away again.
+    pub off: Vec<String>,
+    /// Where its parser looks for it, in [`OptionsInfo::words`].
+    pub first: usize,
+    /// One behind the last word that it looks at.
+    pub after: usize,
 }
 
 /// A DataLoader.
@@ -149,6 +179,69 @@ pub struct Detected {
     pub no_bf16: bool,
 }
 
+/// What an option of the script is set to, given the knob's value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Translation {
+    /// The knob's value.
+    Same,
+    /// A word for each of the knob's values; with another value the option is left alone.
+    Words(BTreeMap<String, String>),
+    /// This number (or the batch size of the same configuration) divided by the knob's value.
+    Parts(u64),
+    /// This number times the knob's value.
+    Times(u64),
+}
+
+/// An option of the script that is set when a knob is turned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OptionTurn {
+    /// What it is set to.
+    pub value: Translation,
+    /// Which.
+    pub option: ScriptOption,
+    /// The part of the command that its parser reads.
+    pub place: Place,
+}
+
+impl OptionTurn {
+    /// Whether the knob's value does not divide the batch: another effective batch would be trained with.
+    pub fn uneven(&self, value: &Value, settings: &Configuration) -> bool {
+        let (Translation::Parts(own), Value::Int(parts)) = (&self.value, value) else { return false };
+        let batch = settings.int(Knob::BatchSize).unwrap_or(own.cast_signed());
+        *parts < 1 || batch % parts != 0
+    }
+
+    /// What the option is set to; `true` and `false` for a truth value.
+    pub fn text(&self, value: &Value, settings: &Configuration) -> Option<String> {
+        let whole = |v: &Value| match v {
+            Value::Int(n) => u64::try_from(*n).ok().filter(|n| *n > 0),
+            _ => None,
+        };
+        match &self.value {
+            Translation::Same => Some(value.to_string()),
+            Translation::Words(words) => words.get(&value.to_string()).cloned(),
+            Translation::Parts(own) => {
+                let batch = settings.get(Knob::BatchSize).and_then(whole).unwrap_or(*own);
+                whole(value).map(|parts| (batch / parts).to_string())
+            }
+            Translation::Times(own) => whole(value).map(|parts| (own * parts).to_string()),
+        }
+    }
+
+    /// The words that set it.
+    pub fn edit(&self, text: &str) -> Edit {
+        let option = &self.option;
+        let words = match (option.kind.as_str(), text) {
+            ("bool", "true") => option.on.clone(),
+            ("bool", _) => option.off.clone(),
+            _ => option.write.iter().map(|w| w.replace("{value}", text)).collect(),
+        };
+        let takes_value = option.kind != "bool" || option.on.iter().any(|w| w.contains('='));
+        Edit { words, flags: option.flags.clone(), takes_value, place: self.place.clone() }
+    }
+}
+
 /// How a knob is turned for this script, or why it is not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KnobSite {
@@ -163,9 +256,12 @@ pub struct KnobSite {
     pub how: String,
     /// Why not, when there is no way.
     pub why_not: Option<String>,
-    /// Arguments to append when it is turned ([`Way::Option`], [`Way::Recipe`]); `{value}` stands for the value.
+    /// Arguments of the recipe ([`Way::Recipe`]); `{value}` stands for the value.
     #[serde(default)]
     pub args: Vec<String>,
+    /// Options of the script that are set ([`Way::Option`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<OptionTurn>,
     /// Environment variables to set when it is turned; `{value}` stands for the value.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -224,6 +320,26 @@ impl Inspection {
     /// How this knob is turned, if it can be.
     pub fn site(&self, knob: Knob) -> Option<&KnobSite> {
         self.knobs.iter().find(|s| s.knob == knob && s.way.is_some())
+    }
+
+    /// Backward calls for each step of the script as it is: as it was seen, else by its own option.
+    pub fn script_accumulation(&self) -> u32 {
+        let seen = self.detected.as_ref().map(|d| d.accumulation).filter(|n| *n > 0);
+        let turns = self.site(Knob::Accumulation).map_or(&[][..], |s| &s.turns);
+        let told = turns.iter().find_map(|t| match t.value {
+            Translation::Times(own) => u32::try_from(own).ok(),
+            _ => None,
+        });
+        seen.or(told).unwrap_or(1)
+    }
+
+    /// The part of the command that the script reads, where that is known.
+    pub fn script_words(&self) -> Place {
+        let Some(options) = &self.options else { return Place::default() };
+        match options.head() {
+            Some(head) => Place::of(&options.command, head, options.command.len()),
+            None => Place::default(),
+        }
     }
 
     /// The loader that training draws from.

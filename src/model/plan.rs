@@ -77,6 +77,15 @@ pub struct CoveragePlan {
     pub phase_seconds: f64,
 }
 
+/// An option of the script as it was set, to be read back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OptionAsked {
+    /// Its name in the parser.
+    pub dest: String,
+    /// Its value, as text.
+    pub value: String,
+}
+
 /// The whole document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentPlan {
@@ -97,6 +106,12 @@ pub struct AgentPlan {
     /// How each of `settings` is turned: the agent applies those of [`Way::Agent`] and [`Way::Framework`], and reads
     /// back all of them.
     pub ways: BTreeMap<Knob, Way>,
+    /// Options of the script that were set for a knob: what its parser made of them is compared with this.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<Knob, Vec<OptionAsked>>,
+    /// Backward calls for each step of the script as it is, against which its own accumulation is counted.
+    #[serde(default)]
+    pub script_accumulation: u32,
     /// When enough is measured (trial only).
     pub schedule: Schedule,
     /// Only in a confirm trial.

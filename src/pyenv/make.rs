@@ -64,8 +64,7 @@ pub fn find(setup: &Setup) -> Option<Python> {
 
 /// `torch-2.11.0-numpy-py3.11`: another Python or another pin is another environment.
 fn dir(setup: &Setup, base: &Base) -> PathBuf {
-    let names: Vec<_> = setup.packages.iter().map(|p| p.replace("==", "-")).collect();
-    setup.root.join(format!("{}-py{}.{}", names.join("-"), base.version.0, base.version.1))
+    setup.root.join(format!("{}-py{}.{}", setup.name, base.version.0, base.version.1))
 }
 
 fn whole(dir: &Path, setup: &Setup) -> Option<Python> {
@@ -97,36 +96,18 @@ fn lock(file: &Path, notice: Tell<'_>) -> Result<Flock<File>, PyenvError> {
 fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Python, PyenvError> {
     step("making a virtual environment", Tool::new(&base.path).args(["-m", "venv"]).arg(dir), notice)?;
     let python = dir.join("bin/python");
-    let quiet_pip = ["-m", "pip", "--disable-pip-version-check", "--no-input"];
-    let uv = step(
-        "fetching the installer uv",
-        Tool::new(&python).args(quiet_pip).args(["install", "--no-cache-dir", "uv"]),
-        notice,
-    );
-    let cache = Cache::choose(&setup.root);
-    let installed = match uv {
-        Ok(_) => step(
-            "fetching and unpacking packages with uv",
-            Tool::new(dir.join("bin/uv"))
-                .args(["pip", "install", "--compile-bytecode", "--python"])
-                .arg(&python)
-                .arg("--cache-dir")
-                .arg(&cache.path)
-                .args(&setup.packages)
-                // A slow line is no reason to give up on an archive of half a gigabyte.
-                .env("UV_HTTP_TIMEOUT", "300"),
-            notice,
-        ),
-        Err(e) => Err(e),
-    };
-    cache.clean();
-    if let Err(error) = installed {
-        notice(Notice::Say(format!("uv did not manage ({error}); trying pip, which takes longer.")));
-        step(
-            "fetching and unpacking packages with pip",
-            Tool::new(&python).args(quiet_pip).args(["install", "--no-cache-dir"]).args(&setup.packages),
-            notice,
-        )?;
+    match &setup.base {
+        Some(base) => {
+            see_packages(base, &python, notice)?;
+            // uv does not look where a .pth file points, and would fetch PyTorch again.
+            with_pip(setup, &python, notice)?;
+        }
+        None => {
+            if let Err(error) = with_uv(setup, dir, &python, notice) {
+                notice(Notice::Say(format!("uv did not manage ({error}); trying pip, which takes longer.")));
+                with_pip(setup, &python, notice)?;
+            }
+        }
     }
     let module = &setup.module;
     let check = format!("import {module}; print({module}.__version__)");
@@ -144,6 +125,45 @@ fn make(setup: &Setup, base: &Base, dir: &Path, notice: Tell<'_>) -> Result<Pyth
         .map_err(|e| place(dir, e))?;
     notice(Notice::Say(format!("{module} {} is ready in {}.", marker.module_version, dir.display())));
     Ok(Python { path: python, torch_version: marker.module_version })
+}
+
+/// The packages of `base` become importable in the environment of `python`, after its own.
+fn see_packages(base: &Path, python: &Path, notice: Tell<'_>) -> Result<(), PyenvError> {
+    let folders = "import sys; print('\\n'.join(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))))";
+    let theirs = step("looking for PyTorch's folder", Tool::new(base).args(["-c", folders]), notice)?;
+    let own = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let own = step("looking for the new folder", Tool::new(python).args(["-c", own]), notice)?;
+    let file = Path::new(own.trim()).join("base.pth");
+    fs::write(&file, theirs).map_err(|e| place(&file, e))
+}
+
+fn with_uv(setup: &Setup, dir: &Path, python: &Path, notice: Tell<'_>) -> Result<(), PyenvError> {
+    step("fetching the installer uv", pip(python).args(["--no-cache-dir", "uv"]), notice)?;
+    let cache = Cache::choose(&setup.root);
+    let installed = step(
+        "fetching and unpacking packages with uv",
+        Tool::new(dir.join("bin/uv"))
+            .args(["pip", "install", "--compile-bytecode", "--python"])
+            .arg(python)
+            .arg("--cache-dir")
+            .arg(&cache.path)
+            .args(&setup.packages)
+            // A slow line is no reason to give up on an archive of half a gigabyte.
+            .env("UV_HTTP_TIMEOUT", "300"),
+        notice,
+    );
+    cache.clean();
+    installed.map(drop)
+}
+
+fn with_pip(setup: &Setup, python: &Path, notice: Tell<'_>) -> Result<(), PyenvError> {
+    let tool = pip(python).arg("--no-cache-dir").args(&setup.packages);
+    step("fetching and unpacking packages with pip", tool, notice).map(drop)
+}
+
+/// `pip install`, without questions.
+fn pip(python: &Path) -> Tool {
+    Tool::new(python).args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"])
 }
 
 /// Runs one tool, and gives what it wrote to standard output.

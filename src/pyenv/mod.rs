@@ -1,9 +1,10 @@
 //! The private Python environment with PyTorch, for `autofit demo` and for the tests.
 //!
 //! It is a virtual environment in `$XDG_CACHE_HOME/autofit/python/` (or `~/.cache/autofit/python/`), under a name that
-//! holds the pinned versions, made once and used again.  Two processes that want it at the same time make it once: a
+//! holds the pinned version, made once and used again.  Two processes that want it at the same time make it once: a
 //! file lock keeps them apart, and a marker written last says that it is whole.  `AUTOFIT_PYTHON` names an interpreter
-//! to use instead.
+//! to use instead.  The tests make another one beside it ([`Setup::beside`]), which sees its packages instead of
+//! fetching them again.
 //!
 //! Nothing here prints: what happens is handed to a callback as [`Notice`]s.
 
@@ -14,6 +15,8 @@ use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use crate::model::size::Bytes;
 use crate::process::tool::{self, Tool};
@@ -124,6 +127,10 @@ pub struct Setup {
     pub python: PathBuf,
     /// The folder that environments lie in.
     pub root: PathBuf,
+    /// What the environment's own folder is called there; the Python's version is added.
+    pub name: String,
+    /// An interpreter whose packages this environment sees and does not fetch again.
+    pub base: Option<PathBuf>,
     /// Requirements, exactly pinned.
     pub packages: Vec<String>,
     /// The module that proves it whole, and whose version is kept.
@@ -158,10 +165,47 @@ impl Setup {
                 Bytes(DISK_BYTES)
             ),
             root,
+            name: format!("torch-{TORCH}-numpy"),
+            base: None,
             packages: vec![format!("torch=={TORCH}"), "numpy".into()],
             module: "torch".into(),
             oldest: (3, 10),
             free_needed: FREE_NEEDED,
+        })
+    }
+
+    /// An environment beside the standard one for more `packages`, of which `module` proves it whole: it sees what
+    /// `base` imports, PyTorch above all.  `megabytes` is what it takes on disk.
+    ///
+    /// # Errors
+    /// [`PyenvError::NoHome`].
+    pub fn beside(
+        base: &Path,
+        name: &str,
+        packages: Vec<String>,
+        module: &str,
+        megabytes: u64,
+    ) -> Result<Self, PyenvError> {
+        let standard = Self::standard()?;
+        let disk = megabytes << 20;
+        // Another base or other pins are another environment.
+        let content = format!("{}\n{}", base.display(), packages.join("\n"));
+        let hash: String = Sha256::digest(content).iter().take(4).map(|b| format!("{b:02x}")).collect();
+        Ok(Self {
+            python: base.into(),
+            announcement: format!(
+                "{} go into an environment under {}, beside PyTorch: about {} on disk, once.",
+                packages.join(", "),
+                standard.root.display(),
+                Bytes(disk)
+            ),
+            name: format!("{name}-{hash}"),
+            base: Some(base.into()),
+            packages,
+            module: module.into(),
+            // Archives are unpacked beside what they become.
+            free_needed: 2 * disk,
+            ..standard
         })
     }
 }

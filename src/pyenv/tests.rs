@@ -9,6 +9,8 @@ fn setup(root: &Path, python: PathBuf) -> Setup {
     Setup {
         python,
         root: root.join("cache"),
+        name: "nothing".into(),
+        base: None,
         packages: vec!["nothing-of-that-name==1.0".into()],
         module: "torch".into(),
         oldest: (3, 10),

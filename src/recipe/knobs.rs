@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unex
 use serde::{Deserialize, de};
 
 use super::KnobRule;
+use super::error::nearest;
 use super::scalars::{FromWord, Word, word};
 use crate::model::{Knob, Value, knob::env_safe};
 
@@ -105,8 +106,11 @@ impl<'de> Visitor<'de> for RuleOf {
             )));
         }
         if let Some(stray) = spoken.filter_map(|t| stray_placeholder(t, knob)).next() {
+            let known = ["value", knob.name()];
+            let meant = nearest(stray.trim_matches(['{', '}']), known);
+            let hint = meant.map_or(String::new(), |m| format!("; did you mean `{{{m}}}`?"));
             return Err(A::Error::custom(format!(
-                "`{stray}` is not a placeholder here; write {{value}} or {place}"
+                "`{stray}` is not a placeholder here, {{value}} and {place} are{hint}"
             )));
         }
         if knob.reserved() && !rule.off {

@@ -21,7 +21,7 @@ use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Value};
 
 pub use error::{RecipeError, RecipeErrorKind};
 pub use parse::{check, load};
-pub use shipped::{default_for, names, shipped};
+pub use shipped::{about, default_for, names, shipped, text};
 
 /// A way of tuning.
 #[derive(Debug, Clone, PartialEq)]

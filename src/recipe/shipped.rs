@@ -10,7 +10,7 @@ use crate::model::plan::Device;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
-/// Names that are reserved for recipes of later versions, and what they wait for.
+/// Recipes that later versions carry out, and what they wait for.
 const PLANNED: &[(&str, &str)] = &[
     ("fsdp", "it needs several processes with sharded parameters"),
     ("ddp", "it needs several processes"),
@@ -20,7 +20,7 @@ const PLANNED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Shipped recipes by name, in alphabetical order.
+/// Shipped recipes by name, in alphabetical order; those that this version refuses included.
 pub fn names() -> Vec<String> {
     let mut names: Vec<String> = RECIPES
         .files()
@@ -36,13 +36,13 @@ pub fn names() -> Vec<String> {
 /// # Errors
 /// There is none of this name; the message says which there are, or that this one comes with a later version.
 pub fn shipped(name: &str) -> Result<Recipe, RecipeError> {
-    let path = format!("{name}.yaml");
-    if let Some(text) = RECIPES.get_file(&path).and_then(|f| f.contents_utf8()) {
+    let waits = PLANNED.iter().find(|(n, _)| *n == name);
+    if let (Some(text), None) = (text(name), waits) {
         // Its paths are relative to where the user stands: a recipe in the binary has no folder.
-        return load(text, Path::new(&path));
+        return load(text, Path::new(&format!("{name}.yaml")));
     }
     let known = names();
-    let (kind, message) = match PLANNED.iter().find(|(n, _)| *n == name) {
+    let (kind, message) = match waits {
         Some((_, why)) => (
             RecipeErrorKind::NotInThisVersion,
             format!("the recipe `{name}` is not in this version of autofit: {why}"),
@@ -65,6 +65,18 @@ pub fn shipped(name: &str) -> Result<Recipe, RecipeError> {
         message,
         meant: meant.filter(|_| kind == RecipeErrorKind::UnknownRecipe),
     })
+}
+
+/// What a shipped recipe says, comments included.
+pub fn text(name: &str) -> Option<&'static str> {
+    RECIPES.get_file(format!("{name}.yaml")).and_then(|f| f.contents_utf8())
+}
+
+/// What a shipped recipe is for, whether or not this version can carry it out.
+pub fn about(name: &str) -> String {
+    let read = text(name).and_then(|t| serde_yaml::from_str::<serde_yaml::Value>(t).ok());
+    let about = read.as_ref().and_then(|r| r.get("about")).and_then(serde_yaml::Value::as_str);
+    about.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The recipe that is used when none is asked for.

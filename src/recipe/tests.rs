@@ -116,6 +116,15 @@ fn every_mistake_has_its_place_and_a_way_out() {
              belongs",
         ),
         (
+            "knobs:\n  batch_size:\n    args: [--bs, '{batch_sise}', --x, '{value}']\n",
+            "my.yaml:3:5: knobs.batch_size: `{batch_sise}` is not a placeholder here, {value} and {batch_size} are; did \
+             you mean `{batch_size}`?",
+        ),
+        (
+            "knobs:\n  amp: bf16\n",
+            "my.yaml:2:8: knobs.amp: expected what to do with `amp`: args, env, values or off, found string \"bf16\"",
+        ),
+        (
             "ladder:\n  - accumulation: [2, 0]\n",
             "my.yaml:2:23: ladder[0].accumulation[1]: `accumulation` takes a whole number from 1 up, not `0`",
         ),
@@ -182,11 +191,39 @@ fn kinds_are_told_apart() {
 
 #[test]
 fn every_shipped_recipe_is_sound() {
-    assert_eq!(names(), ["cpu", "default", "fragmentation"]);
+    let all = [
+        "accelerate",
+        "cpu",
+        "ddp",
+        "default",
+        "fragmentation",
+        "fsdp",
+        "gan",
+        "hf-trainer",
+        "inference",
+        "lightning",
+        "single-gpu",
+    ];
+    assert_eq!(names(), all);
+    let guide = include_str!("../../recipes/README.md");
     for name in names() {
+        assert!(!about(&name).is_empty(), "{name}");
+        assert!(guide.contains(&format!("| `{name}` |")), "recipes/README.md has no row for {name}");
+        if ["ddp", "fsdp"].contains(&name.as_str()) {
+            continue;
+        }
         let recipe = shipped(&name).unwrap();
         assert!(!recipe.about.is_empty() && !recipe.ladder.is_empty(), "{name}");
         assert!(recipe.command.is_none(), "{name}");
+        assert!(recipe.limits.budget.is_some() && recipe.limits.max_trials.is_some(), "{name}");
+        // A ladder that climbs only over what is off would be empty.
+        for rung in &recipe.ladder {
+            let off = match rung {
+                Rung::Knob { knob, .. } => recipe.is_off(*knob),
+                Rung::Together(settings) => settings.0.keys().any(|k| recipe.is_off(*k)),
+            };
+            assert!(!off, "{name}: {rung:?}");
+        }
     }
     let fragmentation = shipped("fragmentation").unwrap();
     assert!(fragmentation.is_off(Knob::Amp));
@@ -199,6 +236,12 @@ fn recipes_of_later_versions_are_refused_with_the_reason() {
     let error = shipped("fsdp").unwrap_err();
     assert_eq!(error.kind, RecipeErrorKind::NotInThisVersion);
     assert!(error.to_string().contains("several processes"), "{error}");
+    for name in ["ddp", "fsdp"] {
+        // As a file it is refused for the knob, with its place.
+        let error = load(text(name).unwrap(), Path::new(name)).unwrap_err();
+        assert_eq!((error.kind, error.line.is_some()), (RecipeErrorKind::NotInThisVersion, true), "{error}");
+        assert!(about(name).contains("tunes one process"), "{name}");
+    }
     let error = shipped("fragmentatoin").unwrap_err();
     assert_eq!(error.meant.as_deref(), Some("fragmentation"));
 }

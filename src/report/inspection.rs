@@ -35,10 +35,11 @@ pub fn render(i: &Inspection, style: Style) -> String {
         say("loader: ", "no DataLoader was seen");
     }
     if let Some(o) = &i.options {
-        say(
-            "options: ",
-            &format!("{} by {}", words::count(o.options.len() as u64, "option", "options"), o.parser),
-        );
+        let text = match o.options.len() as u64 {
+            0 => format!("not discovered: {} has no list of them; a recipe can name them", o.parser),
+            n => format!("{} by {}", words::count(n, "option", "options"), o.parser),
+        };
+        say("options: ", &text);
     }
     if let Some(d) = &i.detected {
         for line in detected(d) {

@@ -87,8 +87,16 @@ pub(super) fn observe(
         disturbance: disturbance.clone(),
     };
     let (verdict, why) = judge(&facts);
-    let inspection = (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce))
-        .then(|| build_inspection(records.inspection_events(), &site.recipe, site.device, &site.machine));
+    let inspection =
+        (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
+            build_inspection(
+                records.inspection_events(),
+                &site.command,
+                &site.recipe,
+                site.device,
+                &site.machine,
+            )
+        });
     let tail = match (&verdict, &trial.running) {
         (Verdict::Fit, _) | (_, Err(_)) => Vec::new(),
         (_, Ok(running)) => running.tail(TAIL_LINES),

@@ -4,9 +4,12 @@
 //! confirm trial differs from that of `autofit run` only in the agent's mode, schedule, coverage, cap and seed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use super::schedule::{PARITY_STEPS, SEED, coverage, schedule};
-use crate::model::plan::{Device, Way};
+use crate::model::arguments::{Edit, apply};
+use crate::model::inspection::OptionTurn;
+use crate::model::plan::{Device, OptionAsked, Way};
 use crate::model::{AgentMode, AgentPlan, Configuration, Inspection, Knob, Purpose, TrialSpec, VERSION};
 
 /// A command ready to be launched.
@@ -14,8 +17,8 @@ use crate::model::{AgentMode, AgentPlan, Configuration, Inspection, Knob, Purpos
 pub struct Prepared {
     /// The command with the arguments of the configuration.
     pub argv: Vec<String>,
-    /// The arguments that were added to the user's command.
-    pub added_args: Vec<String>,
+    /// What was changed in the user's command.
+    pub edits: Vec<Edit>,
     /// Environment variables that the configuration sets.
     pub env: BTreeMap<String, String>,
     /// For the agent.
@@ -31,8 +34,11 @@ pub fn prepare(
     cap_bytes: Option<u64>,
     nonce: String,
 ) -> Prepared {
-    let (added_args, env, ways) = apply(&spec.settings, inspection);
-    let argv: Vec<String> = command.iter().chain(&added_args).cloned().collect();
+    let Applied { edits, env, ways, options } = set(&spec.settings, inspection);
+    let typed: Vec<OsString> = command.iter().map(OsString::from).collect();
+    // Words of a configuration are text, and so is the command: nothing is lost.
+    let argv: Vec<String> =
+        apply(&typed, &edits).iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let plan = AgentPlan {
         version: VERSION,
         nonce,
@@ -42,6 +48,8 @@ pub fn prepare(
         device,
         settings: spec.settings.clone(),
         ways,
+        options,
+        script_accumulation: inspection.map_or(1, Inspection::script_accumulation),
         schedule: schedule(spec.purpose, device, &spec.settings),
         coverage: coverage(spec.purpose),
         inspect: spec.purpose == Purpose::Baseline,
@@ -51,7 +59,7 @@ pub fn prepare(
         required: required(&spec.settings),
         training_loader: inspection.and_then(Inspection::training_loader).map(|l| l.index),
     };
-    Prepared { argv, added_args, env, plan }
+    Prepared { argv, edits, env, plan }
 }
 
 /// The same for production.
@@ -75,16 +83,44 @@ fn required(settings: &Configuration) -> Vec<Knob> {
     settings.0.keys().copied().filter(|k| MEMORY.contains(k)).collect()
 }
 
-type Applied = (Vec<String>, BTreeMap<String, String>, BTreeMap<Knob, Way>);
+/// What puts a configuration into force, besides the agent.
+struct Applied {
+    edits: Vec<Edit>,
+    env: BTreeMap<String, String>,
+    ways: BTreeMap<Knob, Way>,
+    options: BTreeMap<Knob, Vec<OptionAsked>>,
+}
 
-fn apply(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
-    let (mut args, mut env, mut ways) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+fn set(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
+    let mut done =
+        Applied { edits: vec![], env: BTreeMap::new(), ways: BTreeMap::new(), options: BTreeMap::new() };
+    // An option may be set for two knobs (the batch size, and the accumulation that makes it smaller): the later one
+    // knows of the earlier.
+    let mut wanted: BTreeMap<&str, (&OptionTurn, String)> = BTreeMap::new();
+    let mut asked: Vec<(Knob, &str)> = Vec::new();
     for (knob, value) in &settings.0 {
         let site = inspection.and_then(|i| i.site(*knob));
-        ways.insert(*knob, site.and_then(|s| s.way).unwrap_or(Way::Agent));
-        let Some(site) = site else { continue };
-        args.extend(site.args_for(value));
-        env.extend(site.env_for(value));
+        done.ways.insert(*knob, site.and_then(|s| s.way).unwrap_or(Way::Agent));
+        let (Some(site), Some(inspection)) = (site, inspection) else { continue };
+        done.edits.extend(Edit::of_words(&site.args_for(value), &inspection.script_words()));
+        done.env.extend(site.env_for(value));
+        if site.turns.iter().any(|turn| turn.uneven(value, settings)) {
+            continue; // Nothing is set, and the agent reads back that the knob is not in force.
+        }
+        for turn in &site.turns {
+            let Some(text) = turn.text(value, settings) else { continue };
+            wanted.insert(&turn.option.dest, (turn, text));
+            asked.push((*knob, &turn.option.dest));
+        }
     }
-    (args, env, ways)
+    done.edits.extend(wanted.values().map(|(turn, text)| turn.edit(text)));
+    for (knob, dest) in asked {
+        let value = wanted[dest].1.clone();
+        done.options.entry(knob).or_default().push(OptionAsked { dest: dest.to_owned(), value });
+    }
+    done
 }
+
+#[cfg(test)]
+#[path = "prepare_tests.rs"]
+mod tests;

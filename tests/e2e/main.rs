@@ -8,6 +8,7 @@ mod bad_inputs;
 mod interrupt;
 mod killed;
 mod nothing_fits;
+mod options;
 mod orphans;
 mod places;
 mod pyenv;

@@ -14,6 +14,8 @@ fn two_callers_at_once_make_one_environment_and_the_third_finds_it() {
     let setup = Setup {
         python: "python3".into(),
         root: dir.path().join("autofit/python"),
+        name: "six".into(),
+        base: None,
         packages: vec!["six==1.16.0".into()],
         module: "six".into(),
         oldest: (3, 8),

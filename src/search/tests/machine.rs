@@ -33,6 +33,11 @@ pub struct Law {
     pub samples: f64,
 }
 
+/// What is tuned.
+pub fn command() -> Vec<String> {
+    vec!["python".into(), "train.py".into()]
+}
+
 type LawOf = Box<dyn Fn(&Configuration, Law) -> Law>;
 
 /// A script on a machine.
@@ -267,11 +272,16 @@ impl Machine {
             dest: "batch_size".into(),
             kind: "int".into(),
             value: Some(self.batch.to_string()),
+            write: vec!["--batch-size={value}".into()],
             ..ScriptOption::default()
         };
         let mut records = vec![
             Record::Framework { name: "torch".into(), version: "2.11.0".into(), cuda_devices: 0 },
-            Record::Options(OptionsInfo { parser: "argparse".into(), options: vec![option] }),
+            Record::Options(OptionsInfo {
+                parser: "argparse".into(),
+                options: vec![option],
+                ..OptionsInfo::default()
+            }),
             Record::Root(root),
             Record::Detected(detected),
         ];
@@ -356,8 +366,9 @@ impl Machine {
                 (true, false) => 9.0,
                 (false, _) => 5.0,
             },
-            inspection: inspect
-                .then(|| build_inspection(&self.events(), &self.recipe(), self.device, &self.facts())),
+            inspection: inspect.then(|| {
+                build_inspection(&self.events(), &command(), &self.recipe(), self.device, &self.facts())
+            }),
             ..blank()
         }
     }

@@ -259,8 +259,13 @@ fn knobs_that_are_off_or_limited_by_the_recipe_stay_so() {
     let recipe = crate::recipe::load(text, std::path::Path::new("r.yaml")).unwrap();
     let mut plan = SearchPlan::new(machine.device, &recipe, machine.facts());
     plan.cap = machine.plan().cap;
-    plan.inspection =
-        Some(crate::inspect::build_inspection(&machine.events(), &recipe, machine.device, &machine.facts()));
+    plan.inspection = Some(crate::inspect::build_inspection(
+        &machine.events(),
+        &machine::command(),
+        &recipe,
+        machine.device,
+        &machine.facts(),
+    ));
     let run = machine.search(&plan);
     assert_eq!(run.winner(), settings("accumulation=4"), "{run}");
     for o in &run.history {

@@ -44,6 +44,10 @@ class Plan:
         self.device = fields.get("device", "cpu")
         self.settings = dict(fields.get("settings") or {})
         self.ways = dict(fields.get("ways") or {})
+        # Options of the script that the launcher has set: {knob: [{dest, value}]}, to be read back.
+        self.options = dict(fields.get("options") or {})
+        # Backward calls for each step of the script as it is.
+        self.script_accumulation = max(int(fields.get("script_accumulation") or 1), 1)
         self.schedule = Schedule(fields.get("schedule") or {})
         self.coverage = Coverage(fields["coverage"]) if fields.get("coverage") else None
         self.inspect = bool(fields.get("inspect"))

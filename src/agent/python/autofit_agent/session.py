@@ -85,6 +85,7 @@ class Session:
         self.root_calls = []
         self.loader_hooks = []
         self.backward_hooks = []
+        self.options = None  # The script's own options, where they are looked at.
         self.optimizers = []  # Weak references, in the order of construction.
         self._off = set()
         self._kept = []

@@ -80,6 +80,8 @@ class Knobs:
     def tell(self, knob):
         try:
             report = knob.report()
+            if self.session.options is not None:
+                report = self.session.options.checked(report)
         except Exception as error:
             self.session.fault("knob." + knob.name, error)
             return

@@ -30,6 +30,8 @@ class Accumulation(Knob):
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
+        # Who else accumulates is read back from the first step, which the first call does not show yet.
+        self.per_root = self.acts
         self.states = {}  # id of a Root -> _State
         self.waiting = []  # outcomes of the step under way
         self.steps = 0
@@ -210,9 +212,7 @@ class Accumulation(Knob):
             self.how = "the batch is not split"
             return 1
         if not self.acts:
-            self.how = "backward calls for each optimizer step"
-            self.objects = 1
-            return self.session.detect.backwards_per_step() or None
+            return self._read_calls()
         used = [state for state in self.states.values() if state.most]
         self.objects = len(used)
         if not used:
@@ -224,6 +224,18 @@ class Accumulation(Knob):
             self.reason = "the batch has %d samples" % least
             return None
         return least
+
+    def _read_calls(self):
+        """The script accumulates by itself: how much more than without the setting."""
+        calls, own = self.session.detect.backwards_per_step(), self.session.plan.script_accumulation
+        self.objects = 1
+        self.how = "%d backward calls for each optimizer step" % calls
+        if own > 1:
+            self.how += ", %d of them without the setting" % own
+        if calls == 0 or calls % own:
+            self.reason = "%d backward calls are made for each optimizer step" % calls
+            return None
+        return calls // own
 
 
 class _State:

@@ -116,7 +116,11 @@ class BatchSize(LoaderKnob):
 
     def read(self, loader):
         own = loader.batch_size
-        return own if own is not None else getattr(loader.batch_sampler, "batch_size", None)
+        own = own if own is not None else getattr(loader.batch_sampler, "batch_size", None)
+        plan = self.session.plan
+        if own is not None and plan.ways.get("accumulation") == "option":
+            return own * plan.settings.get("accumulation", 1)  # the script's own option made it smaller
+        return own
 
     def verify(self):
         if self.loader() is not None:

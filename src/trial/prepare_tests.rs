@@ -1,0 +1,82 @@
+//! From a configuration to the command that is launched.
+
+use super::*;
+use crate::inspect::{MachineFacts, build_inspection};
+use crate::model::event::Record;
+use crate::model::inspection::{LoaderInfo, OptionsInfo, RootInfo, ScriptOption};
+use crate::model::{Event, Value};
+use crate::recipe::load;
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+/// `python train.py --lr 1` with `--batch-size` (32) and `--accum` (1).
+fn prepared(command: &str, recipe: &str, settings: Configuration) -> Prepared {
+    let command = words(command);
+    let given = command[2..].to_vec();
+    let option = |flag: &str, value: &str| ScriptOption {
+        flags: vec![flag.to_owned()],
+        dest: flag.trim_start_matches('-').to_owned(),
+        kind: "int".to_owned(),
+        value: Some(value.to_owned()),
+        write: vec![format!("{flag}={{value}}")],
+        after: given.len(),
+        ..ScriptOption::default()
+    };
+    let records = [
+        Record::Options(OptionsInfo {
+            parser: "argparse".into(),
+            options: vec![option("--batch-size", "32"), option("--accum", "1")],
+            words: given.clone(),
+            ..OptionsInfo::default()
+        }),
+        Record::Loader(LoaderInfo { training: true, batch_size: Some(32), ..LoaderInfo::default() }),
+        Record::Root(RootInfo { trainable: 1, parameters: 1, batch: Some(32), ..RootInfo::default() }),
+    ];
+    let events: Vec<Event> =
+        records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect();
+    let recipe = load(recipe, std::path::Path::new("r.yaml")).unwrap();
+    let found = build_inspection(&events, &command, &recipe, Device::Cpu, &MachineFacts::default());
+    let spec = TrialSpec { settings, purpose: Purpose::Climb };
+    prepare(&spec, &command, Some(&found), Device::Cpu, None, String::new())
+}
+
+fn set(knob: Knob, value: impl Into<Value>) -> Configuration {
+    Configuration::baseline().with(knob, value)
+}
+
+#[test]
+fn the_scripts_options_are_set_and_read_back() {
+    let p = prepared("python train.py --batch-size 32 x", "{}", set(Knob::BatchSize, 8));
+    assert_eq!(p.argv.join(" "), "python train.py --batch-size=8 x");
+    assert_eq!(p.plan.argv, p.argv);
+    let asked = &p.plan.options[&Knob::BatchSize];
+    assert_eq!(asked, &[OptionAsked { dest: "batch-size".into(), value: "8".into() }]);
+}
+
+#[test]
+fn accumulation_keeps_the_effective_batch_of_the_same_configuration() {
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 4));
+    assert_eq!(p.argv.join(" "), "python train.py --accum=4 --batch-size=8");
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 4).with(Knob::BatchSize, 64));
+    assert_eq!(p.argv.join(" "), "python train.py --accum=4 --batch-size=16");
+    assert_eq!(p.plan.options[&Knob::BatchSize][0].value, "16", "as it stands in the command");
+}
+
+#[test]
+fn a_number_of_parts_that_does_not_divide_the_batch_sets_nothing() {
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 5));
+    assert_eq!((p.argv.join(" ").as_str(), p.plan.options.len()), ("python train.py", 0));
+    let p = prepared("python train.py", "{}", set(Knob::Accumulation, 5).with(Knob::BatchSize, 40));
+    assert_eq!(p.argv.join(" "), "python train.py --accum=5 --batch-size=8");
+}
+
+#[test]
+fn the_recipes_words_win_over_the_scripts_option() {
+    let recipe = "knobs: {batch_size: {args: ['-n', '{batch_size}']}}";
+    let p = prepared("python train.py -n 3 -- y", recipe, set(Knob::BatchSize, 8));
+    assert_eq!(p.argv.join(" "), "python train.py -n 8 -- y");
+    assert!(p.plan.options.is_empty());
+    assert_eq!(p.plan.ways[&Knob::BatchSize], Way::Recipe);
+}

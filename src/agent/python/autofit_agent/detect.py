@@ -10,7 +10,7 @@ import os
 import sys
 import weakref
 
-from . import describe, imports, patches
+from . import describe, imports, patches, updates
 from .checkpoints import Checkpoints
 
 TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
@@ -196,7 +196,17 @@ class Detect:
             "samples_per_step": samples.last if samples is not None else 0,
             "samples_from": samples.source if samples is not None else "unknown",
             "threads": self.torch.get_num_threads(),
+            "update": self._update(),
         }
+
+    def _update(self):
+        """How the optimizers update the parameters, and the part of a step that it takes."""
+        built = [reference() for reference in self.session.optimizers]
+        found = updates.describe([one for one in built if one is not None and one.param_groups], self.torch)
+        if found is not None:
+            stepper = getattr(self.session, "stepper", None)
+            found["share"] = stepper.update_share() if stepper is not None else None
+        return found
 
     @staticmethod
     def _dynamo_ran():

@@ -26,6 +26,8 @@ WAIT_FOR_ALL = 32
 _TRUST = ("inference", "backward", "optimizer")
 # Step records are written together, at most this many seconds late.
 LATE = 0.05
+# Steps, the very first one left out, in which the time that optimizers take is measured (on the processor).
+UPDATES_TIMED = 3
 
 
 def install(session):
@@ -57,6 +59,9 @@ class Steps:
         self._unsettled = deque()
         self._written = 0.0
         self._handles = []
+        self._update_began = 0.0
+        self._updating = 0.0  # seconds inside optimizers since the last step ended
+        self._update_shares = []
 
     def ready(self, module):
         """Registers the global optimizer hooks."""
@@ -96,6 +101,7 @@ class Steps:
         self.session.phases.finish()
         if len(self._stack) == 1:
             self.session.losses.before_update(optimizer)
+            self._update_began = time.perf_counter()
 
     def _after(self, optimizer, _args, _kwargs):
         if self.session.state != "training" or optimizer not in self._stack:
@@ -103,6 +109,7 @@ class Steps:
         del self._stack[self._stack.index(optimizer) :]
         if self._stack:
             return
+        self._updating += time.perf_counter() - self._update_began
         before = self._ticker.key
         if self._ticker.is_step(id(optimizer)):
             if before is not None and before != self._ticker.key:
@@ -130,12 +137,21 @@ class Steps:
         for take in self.take:
             take(fields)
         fields["at"] = self.session.now()
-        self._unsettled.append((fields, self._clock.lap(), self._measuring))
+        lap = self._clock.lap()
+        self._unsettled.append((fields, lap, self._measuring))
+        if 0 < self.index <= UPDATES_TIMED and isinstance(self._clock, HostClock):
+            self._update_shares.append(self._updating / max(lap[0], 1e-9))
+        self._updating = 0.0
         self.index += 1
         self.session.steps = self.index
         self.settle()
         self.session.step_ended(self.index - 1)
         self._decide()
+
+    def update_share(self):
+        """The part of a step that optimizers take; None where it was not measured."""
+        shares = sorted(self._update_shares)
+        return round(shares[len(shares) // 2], 4) if self.source == "optimizer" and shares else None
 
     def settle(self, wait=False):
         """Writes the steps that the device has finished."""

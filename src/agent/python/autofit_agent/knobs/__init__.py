@@ -1,7 +1,7 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
-from . import accumulation, amp, checkpoint, dataloader, environment
+from . import accumulation, amp, checkpoint, dataloader, environment, optimizer
 from .base import Knob
 
 KINDS = {
@@ -18,6 +18,7 @@ KINDS = {
         dataloader.PersistentWorkers,
         environment.OmpThreads,
         environment.Malloc,
+        optimizer.Optimizer,
     )
 }
 

@@ -18,7 +18,7 @@ def gpt(steps=STEPS, make=torch.optim.AdamW, zero=None, **how):
     """A language model with clipping and a schedule."""
     torch.manual_seed(0)
     model = GPT(layers=2, **how)
-    # With a smaller epsilon it makes long steps of what is zero but for rounding (the bias of attention's keys).
+    # A smaller epsilon makes long steps of what is zero but for rounding (the bias of attention's keys).
     optimizer = make(model.parameters(), lr=1e-3, weight_decay=0.1, eps=1e-5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for batch in tokens(steps):
@@ -48,7 +48,7 @@ def cnn(steps=STEPS, make=torch.optim.SGD, zero=None, **how):
 
 
 def mlp(steps=STEPS, make=torch.optim.Adagrad, zero=None, **how):
-    """A small regression with a gradient accumulated over two batches, and a part that is used now and then."""
+    """A small regression with gradients accumulated over two batches."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = make(model.parameters(), lr=0.05, **how)
@@ -173,6 +173,7 @@ class Update(unittest.TestCase):
         self.assertEqual(
             self.refused("fused", lambda: cnn(2, torch.optim.RMSprop)), "RMSprop has no fused update"
         )
+
         def lbfgs():
             model = nn.Linear(2, 1)
             optimizer = torch.optim.LBFGS(model.parameters())

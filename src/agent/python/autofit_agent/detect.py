@@ -10,8 +10,9 @@ import os
 import sys
 import weakref
 
-from . import describe, imports, patches, updates
+from . import compiling, describe, imports, patches, updates
 from .checkpoints import Checkpoints
+from .tf32 import read_tf32
 
 TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -42,6 +43,9 @@ class Detect:
         self._ours = 0  # > 0 while the agent's own autocast is being entered
         self._scalers = weakref.WeakSet()
         self._told = None
+        self._lacks = None
+        self.keeps_zeros = False  # the script passes set_to_none=False to a zero_grad
+        self._zeroing = []  # functions that stop watching for it
         self._handle = None
 
     def start(self):
@@ -57,6 +61,8 @@ class Detect:
         patches.replace(
             importlib.import_module("torch.amp.autocast_mode").autocast, "__enter__", self._make_enter
         )
+        for owner in (torch.optim.Optimizer, torch.nn.Module):
+            self._zeroing.append(patches.replace(owner, "zero_grad", self._make_zero_grad))
         register = importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook
         # Before the step: whoever is told of its end already finds it counted.
         self._handle = register(self._updated)
@@ -127,6 +133,13 @@ class Detect:
 
         return __init__
 
+    def _make_zero_grad(self, original):
+        def zero_grad(owner, set_to_none=True):
+            self.keeps_zeros = self.keeps_zeros or not set_to_none
+            return original(owner, set_to_none)
+
+        return zero_grad
+
     def _make_create_graph(self, place):
         def make(original):
             def differentiate(*args, **kwargs):
@@ -163,6 +176,10 @@ class Detect:
     def _stepped(self, index):
         if index in TOLD_AFTER:
             self.tell()
+        if index >= TOLD_AFTER[-1]:
+            zeroing, self._zeroing = self._zeroing, []
+            for stop in zeroing:
+                stop()
 
     def stop(self):
         """Stops counting updates.  Never from inside a step: torch is going through its hooks there."""
@@ -197,7 +214,22 @@ class Detect:
             "samples_from": samples.source if samples is not None else "unknown",
             "threads": self.torch.get_num_threads(),
             "update": self._update(),
+            "keeps_zeros": self.keeps_zeros,
+            "tf32": read_tf32(self.torch)[0],
+            "cudnn_benchmark": bool(self.torch.backends.cudnn.benchmark),
+            "deterministic": self._deterministic(),
+            "compile_lacks": self._compile_lacks(),
         }
+
+    def _deterministic(self):
+        torch = self.torch
+        return bool(torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
+
+    def _compile_lacks(self):
+        """What torch.compile lacks here; looked for once."""
+        if self._lacks is None:
+            self._lacks = [compiling.tools_missing(self.session.device)]
+        return self._lacks[0]
 
     def _update(self):
         """How the optimizers update the parameters, and the part of a step that it takes."""

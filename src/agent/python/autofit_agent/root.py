@@ -52,7 +52,8 @@ class Root:
         self.calls = 0
         self.training_calls = 0
         self.info = None
-        self.compiled = is_compiled(module)
+        self.compiled = is_compiled(module)  # by the script
+        self.traced = self.compiled  # by whomever: what runs inside is not seen call by call
 
     @property
     def module(self):

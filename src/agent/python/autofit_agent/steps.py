@@ -28,6 +28,8 @@ _TRUST = ("inference", "backward", "optimizer")
 LATE = 0.05
 # Steps, the very first one left out, in which the time that optimizers take is measured (on the processor).
 UPDATES_TIMED = 3
+# Measuring begins again after a step in which something was compiled, at most this often.
+MOST_RESTARTS = 8
 
 
 def install(session):
@@ -59,6 +61,8 @@ class Steps:
         self._unsettled = deque()
         self._written = 0.0
         self._handles = []
+        self._unsteady = False  # something was compiled in the step under way
+        self._restarts = 0
         self._update_began = 0.0
         self._updating = 0.0  # seconds inside optimizers since the last step ended
         self._update_shares = []
@@ -133,12 +137,15 @@ class Steps:
                 self._restart()
             self.source = source
         self.begun()
-        fields = {"index": self.index, "warmup": not self._measuring, "rss": memory.rss()}
+        again = self._unsteady and self._restarts < MOST_RESTARTS
+        self._unsteady = False
+        measured = self._measuring and not again
+        fields = {"index": self.index, "warmup": not measured, "rss": memory.rss()}
         for take in self.take:
             take(fields)
         fields["at"] = self.session.now()
         lap = self._clock.lap()
-        self._unsettled.append((fields, lap, self._measuring))
+        self._unsettled.append((fields, lap, measured))
         if 0 < self.index <= UPDATES_TIMED and isinstance(self._clock, HostClock):
             self._update_shares.append(self._updating / max(lap[0], 1e-9))
         self._updating = 0.0
@@ -146,7 +153,14 @@ class Steps:
         self.session.steps = self.index
         self.settle()
         self.session.step_ended(self.index - 1)
+        if again:
+            self._restarts += 1
+            self._restart()
         self._decide()
+
+    def unsteady(self):
+        """The step under way is no measure of the others: something was compiled in it."""
+        self._unsteady = True
 
     def update_share(self):
         """The part of a step that optimizers take; None where it was not measured."""

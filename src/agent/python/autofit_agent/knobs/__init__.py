@@ -1,7 +1,19 @@
 """The knobs: one file each, in the order of the contract (`src/model/knob.rs`)."""
 
 from .. import imports
-from . import accumulation, amp, checkpoint, dataloader, environment, optimizer
+from . import (
+    accumulation,
+    amp,
+    channels_last,
+    checkpoint,
+    compile,
+    dataloader,
+    empty_cache,
+    environment,
+    flags,
+    optimizer,
+    set_to_none,
+)
 from .base import Knob
 
 KINDS = {
@@ -19,6 +31,12 @@ KINDS = {
         environment.OmpThreads,
         environment.Malloc,
         optimizer.Optimizer,
+        set_to_none.SetToNone,
+        flags.Tf32,
+        flags.CudnnBenchmark,
+        channels_last.ChannelsLast,
+        compile.Compile,
+        empty_cache.EmptyCache,
     )
 }
 

@@ -1,4 +1,4 @@
-"""`optimizer`: how torch.optim updates the parameters: one by one, in lists (foreach), or in one kernel (fused).
+"""`optimizer`: how torch.optim updates parameters: one by one, in lists (foreach), or in one kernel.
 
 The choice is made in the parameter groups, when the optimizer has been built and whenever a checkpoint has
 been loaded into it.  What the script saves says what the script itself chose, so that the checkpoint loads
@@ -171,7 +171,7 @@ def _words(group):
 
 
 def _step_to(state, device):
-    """An optimizer's state of one parameter with its counter on this device: fused kernels want it on theirs."""
+    """An optimizer's state of one parameter, its counter on this device: fused kernels want theirs."""
     step = state.get("step") if isinstance(state, dict) else None
     if step is None or not hasattr(step, "device") or step.device.type == getattr(device, "type", device):
         return state

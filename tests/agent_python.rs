@@ -59,10 +59,13 @@ macro_rules! modules {
 modules! {
     test_examples_equal
     test_knobs_accumulation
+    test_knobs_compile
+    test_knobs_kernels
     test_knobs_launch
     test_knobs_loader
     test_knobs_memory
     test_knobs_model
+    test_knobs_optimizer
     test_phases
     test_processes
     test_scripts

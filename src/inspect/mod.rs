@@ -11,6 +11,7 @@
 //! its knobs back and says when one did not take effect.
 
 mod environment;
+mod kernels;
 mod options;
 mod sites;
 

@@ -100,6 +100,12 @@ pub struct RootInfo {
     pub device: String,
     /// Dimension 0 of the first tensor argument.
     pub batch: Option<u64>,
+    /// Convolutions over two or three dimensions below it.
+    pub convolutions: u32,
+    /// It is called with a floating-point tensor of four or five dimensions.
+    pub images: bool,
+    /// The weight of a convolution lies in channels_last already.
+    pub channels_last: bool,
 }
 
 /// Repeated blocks.
@@ -145,6 +151,32 @@ pub struct Detected {
     pub samples_from: String,
     /// CPU threads of the process.
     pub threads: u32,
+    /// How the optimizers update parameters.
+    pub update: Option<UpdateInfo>,
+    /// `zero_grad(set_to_none=False)` was seen.
+    pub keeps_zeros: bool,
+    /// Matrix products in TF32 are allowed.
+    pub tf32: bool,
+    /// `torch.backends.cudnn.benchmark`.
+    pub cudnn_benchmark: bool,
+    /// The script asks for deterministic algorithms.
+    pub deterministic: bool,
+    /// What torch.compile lacks on this machine, if anything.
+    pub compile_lacks: Option<String>,
+}
+
+/// How the optimizers update parameters.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpdateInfo {
+    /// `loop`, `foreach`, `fused`; `mixed` where they differ.
+    pub now: String,
+    /// What at least one of them can be told to do.
+    pub values: Vec<String>,
+    /// Why none of them can be told anything.
+    pub why_not: Option<String>,
+    /// The part of a step that it takes; only measured on the processor.
+    pub share: Option<f64>,
 }
 
 /// How a knob is turned for this script, or why it is not.

@@ -9,6 +9,7 @@ use super::priors::Context;
 use super::replay::{Halt, Session, Step};
 use super::settle::{ranking, settle};
 use super::space::{Space, with};
+use crate::model::event::Phase;
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
@@ -236,10 +237,19 @@ fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) 
         }
         session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
         failed.push(settings.clone());
-        candidate = (failed.len() < CONFIRMS).then(|| next_best(session, space, &failed, o)).flatten();
+        candidate = (failed.len() < CONFIRMS)
+            .then(|| between_phases(space, &settings, o).or_else(|| next_best(session, space, &failed, o)))
+            .flatten();
     }
     let reason = "what fitted in short launches did not hold in a longer one".to_owned();
     Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
+}
+
+/// The same with memory given back between the phases, where memory ran out in one that training had filled it for.
+fn between_phases(space: &Space<'_>, settings: &Configuration, last: &Observation) -> Option<Configuration> {
+    let after_training = matches!(last.oom_phase, Some(Phase::Eval | Phase::Save));
+    let with_it = with(settings, Knob::EmptyCache, true.into());
+    (after_training && with_it != *settings && space.allows(&with_it)).then_some(with_it)
 }
 
 /// The fastest of the others; after a lack of memory, of those that need less.

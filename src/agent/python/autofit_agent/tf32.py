@@ -21,6 +21,11 @@ def write_tf32(torch, on):
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     if read_tf32(torch)[2].endswith("allow_tf32"):
         cuda.matmul.allow_tf32 = cudnn.allow_tf32 = on
+        try:
+            torch.get_float32_matmul_precision()
+        except RuntimeError:
+            # The script has set this third word for the same thing, which now says otherwise.
+            torch.set_float32_matmul_precision("high" if on else "highest")
     else:
         for place in (cuda.matmul, cudnn.conv, cudnn.rnn):
             place.fp32_precision = "tf32" if on else "ieee"

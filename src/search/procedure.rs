@@ -15,6 +15,9 @@ use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
 
+/// What torch.compile needs on the processor: its own modules, its workers and the C++ compiler.  Seen at its highest
+/// for a small model.
+const COMPILER_BYTES: u64 = 600 << 20;
 /// Confirm trials at most: the winner and the next best ones.
 const CONFIRMS: usize = 3;
 
@@ -365,6 +368,18 @@ impl<'a> Session<'a> {
             || (self.plan.device == Device::Cpu).then_some(self.plan.machine.ram_bytes).filter(|r| *r > 0);
         let seen = || self.seen.iter().filter_map(|o| o.peak()).max().map(|p| 2 * p);
         stated.or_else(device).or_else(host).or_else(seen).unwrap_or(1 << 40)
+    }
+
+    /// On the processor the compiler shares the limit with what it compiles; why that leaves no room for it.
+    pub fn no_room_to_compile(&self, space: &Space<'_>) -> Option<String> {
+        if self.plan.device != Device::Cpu {
+            return None;
+        }
+        let fitting = self.fitting_in(space);
+        let peaks = self.seen.iter().filter(|o| fitting.contains(&o.settings)).filter_map(|o| o.peak());
+        let least = peaks.min()?;
+        (least + COMPILER_BYTES > self.cap_bytes())
+            .then(|| format!("the compiler itself needs about {} of the memory limit", Bytes(COMPILER_BYTES)))
     }
 
     /// Parameters and buffers of the largest model, bytes.

@@ -35,14 +35,20 @@ def graph_breaks():
     return sum(utils.counters["graph_break"].values()) if utils is not None else 0
 
 
-def failures():
-    """What the compiler said where it gave up, one line each, oldest first."""
+def failures(since=0):
+    """What the compiler said where it gave up, a line each, oldest first; the first `since` are not told."""
     utils = sys.modules.get("torch._dynamo.utils")
     read = getattr(utils, "get_compilation_metrics", None)
     if read is None:
         return []
     texts = [(one.fail_type, one.fail_reason) for one in read() if getattr(one, "fail_type", None)]
-    return ["%s: %s" % (kind, (text or "").strip().split("\n")[0][:200]) for kind, text in texts]
+    return ["%s: %s" % (kind, _head(text or "")) for kind, text in texts[since:]]
+
+
+def _head(text):
+    """Two lines: who raised is often on one, and what on the next."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return " ".join(lines[:2])[:300]
 
 
 def compiled_parts(tensors, most=20000):

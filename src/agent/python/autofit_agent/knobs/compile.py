@@ -25,7 +25,7 @@ class Compile(Knob):
         super().__init__(session, wanted, way)
         self.states = {}  # id of a Root -> _State
         self.config = []  # (module, name, value before)
-        self.before = (0, 0)  # graphs and graph breaks that are not ours
+        self.before = (0, 0, 0)  # graphs, graph breaks and failures that are not ours
         self.breaks = 0
         self.seconds = 0.0  # of calls in which something was compiled
 
@@ -67,7 +67,7 @@ class Compile(Knob):
         import torch._dynamo
         import torch._functorch.config
 
-        self.before = compiling.graphs(), compiling.graph_breaks()
+        self.before = compiling.graphs(), compiling.graph_breaks(), len(compiling.failures())
         for module, name in (
             (torch._dynamo.config, "suppress_errors"),
             (torch._functorch.config, "force_non_lazy_backward_lowering"),
@@ -109,7 +109,7 @@ class Compile(Knob):
         self.breaks = compiling.graph_breaks() - self.before[1]
         if not state.parts:
             root.traced = root.compiled
-            said = compiling.failures()
+            said = compiling.failures(self.before[2])
             why = said[0] if said else "no compiled code ran in the call of %s" % root.name
             if state.compilations and state.calls > 1:
                 why = "compiled code of %s is no longer used after %d compilations" % (
@@ -134,7 +134,7 @@ class Compile(Knob):
             self.reason = "no training call of a module was seen"
             return None
         again = sum(state.compilations - 1 for state in ran)
-        said = compiling.failures()
+        said = compiling.failures(self.before[2])
         self.how = "torch.compile(mode=%s) in place: %s, %s, %.1f s to compile%s%s" % (
             self.wanted,
             _count(compiling.graphs() - self.before[0], "graph"),

@@ -15,8 +15,8 @@ use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
 
-/// What torch.compile needs on the processor: its own modules, its workers and the C++ compiler.  Seen at its highest
-/// for a small model.
+/// What torch.compile takes on the processor: a process that compiles was seen to hold some 300 MiB more than one that
+/// does not; as much again is assumed for its workers and the C++ compiler.  It only decides what is tried.
 const COMPILER_BYTES: u64 = 600 << 20;
 /// Confirm trials at most: the winner and the next best ones.
 const CONFIRMS: usize = 3;

@@ -64,12 +64,15 @@ modules! {
     plain {
         test_examples_equal
         test_knobs_accumulation
+        test_knobs_compile
         test_knobs_fp16
+        test_knobs_kernels
         test_knobs_launch
         test_knobs_loader
         test_knobs_memory
         test_knobs_model
         test_knobs_offload
+        test_knobs_optimizer
         test_knobs_selective
         test_phases
         test_processes

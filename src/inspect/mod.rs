@@ -11,6 +11,7 @@
 //! its knobs back and says when one did not take effect.
 
 mod environment;
+mod kernels;
 mod names;
 mod options;
 mod sites;

@@ -2,7 +2,7 @@
 
 use super::names::Meaning;
 use super::options::{self, Match, Turned};
-use super::{MachineFacts, environment};
+use super::{MachineFacts, environment, kernels};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
@@ -60,6 +60,13 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PersistentWorkers => loader_knob(knob, found),
         Knob::Offload => offload(found),
         Knob::Strategy => refused(knob, "this version of autofit does not turn it"),
+        Knob::Optimizer
+        | Knob::SetToNone
+        | Knob::Tf32
+        | Knob::CudnnBenchmark
+        | Knob::ChannelsLast
+        | Knob::Compile
+        | Knob::EmptyCache => kernels::find(knob, found),
     };
     site.class = class(knob, found);
     if site.current.is_none() {
@@ -95,7 +102,7 @@ fn current(knob: Knob, found: &Inspection) -> Option<String> {
         Knob::PinMemory => loader.map(|l| l.pin_memory.to_string()),
         Knob::PrefetchFactor => loader.and_then(|l| l.prefetch_factor).map(|p| p.to_string()),
         Knob::PersistentWorkers => loader.map(|l| l.persistent_workers.to_string()),
-        _ => None,
+        _ => kernels::current(knob, found),
     }
 }
 
@@ -106,7 +113,7 @@ fn effective_batch(found: &Inspection) -> Option<u64> {
 }
 
 /// The root that trains: the largest of those seen.
-fn main_root(found: &Inspection) -> Option<&RootInfo> {
+pub(super) fn main_root(found: &Inspection) -> Option<&RootInfo> {
     found.roots.iter().filter(|r| r.trainable > 0).max_by_key(|r| r.parameters)
 }
 
@@ -334,7 +341,7 @@ fn loader_words(loader: &LoaderInfo, found: &Inspection) -> String {
     }
 }
 
-fn no_root(found: &Inspection) -> String {
+pub(super) fn no_root(found: &Inspection) -> String {
     if found.roots.is_empty() {
         "no module was seen to be called with gradients".to_owned()
     } else {

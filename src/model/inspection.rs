@@ -130,6 +130,12 @@ pub struct RootInfo {
     pub device: String,
     /// Dimension 0 of the first tensor argument.
     pub batch: Option<u64>,
+    /// Convolutions over two or three dimensions below it.
+    pub convolutions: u32,
+    /// It is called with a floating-point tensor of four or five dimensions.
+    pub images: bool,
+    /// The weight of a convolution lies in channels_last already.
+    pub channels_last: bool,
 }
 
 /// Repeated blocks.
@@ -177,6 +183,32 @@ pub struct Detected {
     pub threads: u32,
     /// Training happens on a GPU that does not compute in bf16.
     pub no_bf16: bool,
+    /// How the optimizers update parameters.
+    pub update: Option<UpdateInfo>,
+    /// `zero_grad(set_to_none=False)` was seen.
+    pub keeps_zeros: bool,
+    /// Matrix products in TF32 are allowed.
+    pub tf32: bool,
+    /// `torch.backends.cudnn.benchmark`.
+    pub cudnn_benchmark: bool,
+    /// The script asks for deterministic algorithms.
+    pub deterministic: bool,
+    /// What torch.compile lacks on this machine, if anything.
+    pub compile_lacks: Option<String>,
+}
+
+/// How the optimizers update parameters.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpdateInfo {
+    /// `loop`, `foreach`, `fused`; `mixed` where they differ.
+    pub now: String,
+    /// What at least one of them can be told to do.
+    pub values: Vec<String>,
+    /// Why none of them can be told anything.
+    pub why_not: Option<String>,
+    /// The part of a step that it takes; only measured on the processor.
+    pub share: Option<f64>,
 }
 
 /// What an option of the script is set to, given the knob's value.

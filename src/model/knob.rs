@@ -143,6 +143,20 @@ knobs! {
     /// Tensors that wait in host memory: `activations` for the backward pass, the state of the `optimizer` between
     /// steps; CUDA only.  `parameters` is reserved, like `strategy`.
     Offload = "offload", Exact, Accepts::Words(&["none", "activations", "optimizer", "parameters"]);
+    /// How torch.optim updates parameters: one by one, in lists, in one kernel.
+    Optimizer = "optimizer", Exact, Accepts::Words(&["loop", "foreach", "fused"]);
+    /// Gradients are dropped where the script has `zero_grad` fill them with zeros.
+    SetToNone = "set_to_none", Exact, Accepts::Bool;
+    /// TF32 for matrix products and convolutions; CUDA only.
+    Tf32 = "tf32", Precision, Accepts::Bool;
+    /// cuDNN measures which kernel is the fastest; CUDA only.
+    CudnnBenchmark = "cudnn_benchmark", Precision, Accepts::Bool;
+    /// Convolutions compute with the channels of a pixel side by side in memory.
+    ChannelsLast = "channels_last", Precision, Accepts::Bool;
+    /// `torch.compile` of the root module, in place, in PyTorch's words.
+    Compile = "compile", Precision, Accepts::Words(&["off", "default", "reduce-overhead", "max-autotune"]);
+    /// Cached device memory is given back between training, evaluation and saving; CUDA only.
+    EmptyCache = "empty_cache", Exact, Accepts::Bool;
 }
 
 impl Knob {

@@ -157,7 +157,8 @@ pub(super) fn say_what_cannot_pay(session: &mut Session<'_>, space: &Space<'_>) 
     let wait = session.loader_wait();
     for knob in Knob::ALL.iter().filter(|k| !k.reserved()) {
         let in_reach = space.site(*knob).is_some();
-        if let Some(why) = cannot_pay(*knob, session.plan, space.found(), wait) {
+        let room = (*knob == Knob::Compile && in_reach).then(|| session.no_room_to_compile(space)).flatten();
+        if let Some(why) = room.or_else(|| cannot_pay(*knob, session.plan, space.found(), wait)) {
             // A memory rung that could not be turned has been named already.
             session.skip(knob.name(), why);
         } else if !in_reach && *knob != Knob::BatchSize && space.found().site(*knob).is_some() {

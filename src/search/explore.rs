@@ -84,6 +84,9 @@ fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) 
         if cannot_pay(*knob, session.plan, space.found(), wait).is_some() {
             continue;
         }
+        if *knob == Knob::Compile && session.no_room_to_compile(space).is_some() {
+            continue;
+        }
         let needs_workers = matches!(knob, Knob::PrefetchFactor | Knob::PersistentWorkers);
         if needs_workers && (!workers(space, around) || !still_waits) {
             continue;

@@ -9,11 +9,15 @@ use super::priors::Context;
 use super::replay::{Halt, Session, Step};
 use super::settle::{ranking, settle};
 use super::space::{Space, with};
+use crate::model::event::Phase;
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
 
+/// What torch.compile takes on the processor: a process that compiles was seen to hold some 300 MiB more than one that
+/// does not; as much again is assumed for its workers and the C++ compiler.  It only decides what is tried.
+const COMPILER_BYTES: u64 = 600 << 20;
 /// Confirm trials at most: the winner and the next best ones.
 const CONFIRMS: usize = 3;
 
@@ -236,10 +240,19 @@ fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) 
         }
         session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
         failed.push(settings.clone());
-        candidate = (failed.len() < CONFIRMS).then(|| next_best(session, space, &failed, o)).flatten();
+        candidate = (failed.len() < CONFIRMS)
+            .then(|| between_phases(space, &settings, o).or_else(|| next_best(session, space, &failed, o)))
+            .flatten();
     }
     let reason = "what fitted in short launches did not hold in a longer one".to_owned();
     Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
+}
+
+/// The same with memory given back between the phases, where memory ran out in one that training had filled it for.
+fn between_phases(space: &Space<'_>, settings: &Configuration, last: &Observation) -> Option<Configuration> {
+    let after_training = matches!(last.oom_phase, Some(Phase::Eval | Phase::Save));
+    let with_it = with(settings, Knob::EmptyCache, true.into());
+    (after_training && with_it != *settings && space.allows(&with_it)).then_some(with_it)
 }
 
 /// The fastest of the others; after a lack of memory, of those that need less.
@@ -355,6 +368,18 @@ impl<'a> Session<'a> {
             || (self.plan.device == Device::Cpu).then_some(self.plan.machine.ram_bytes).filter(|r| *r > 0);
         let seen = || self.seen.iter().filter_map(|o| o.peak()).max().map(|p| 2 * p);
         stated.or_else(device).or_else(host).or_else(seen).unwrap_or(1 << 40)
+    }
+
+    /// On the processor the compiler shares the limit with what it compiles; why that leaves no room for it.
+    pub fn no_room_to_compile(&self, space: &Space<'_>) -> Option<String> {
+        if self.plan.device != Device::Cpu {
+            return None;
+        }
+        let fitting = self.fitting_in(space);
+        let peaks = self.seen.iter().filter(|o| fitting.contains(&o.settings)).filter_map(|o| o.peak());
+        let least = peaks.min()?;
+        (least + COMPILER_BYTES > self.cap_bytes())
+            .then(|| format!("the compiler itself needs about {} of the memory limit", Bytes(COMPILER_BYTES)))
     }
 
     /// Parameters and buffers of the largest model, bytes.

@@ -102,6 +102,7 @@ impl<'a> Space<'a> {
             Knob::Amp => *value == Value::from("off"),
             Knob::Checkpoint | Knob::Offload => *value == Value::from("none"),
             Knob::Malloc => *value == Value::from("default"),
+            Knob::Compile => *value == Value::from("off"),
             _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
         }
     }
@@ -144,6 +145,15 @@ impl<'a> Space<'a> {
             Knob::PrefetchFactor => ints(vec![4, 8]),
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
             Knob::Strategy => Vec::new(),
+            Knob::Optimizer => vec!["fused".into(), "foreach".into()],
+            Knob::SetToNone | Knob::Tf32 | Knob::CudnnBenchmark | Knob::ChannelsLast | Knob::EmptyCache => {
+                vec![true.into()]
+            }
+            // The longest search for kernels, an hour for some models, is made where a recipe asks for it.
+            Knob::Compile if self.plan.device == Device::Cuda => {
+                vec!["default".into(), "reduce-overhead".into()]
+            }
+            Knob::Compile => vec!["default".into()],
         }
     }
 
@@ -289,9 +299,23 @@ pub(super) fn cannot_pay(
             Some("this processor has no bf16 hardware; it is tried only where memory needs it".to_owned())
         }
         Knob::OmpThreads if plan.machine.cores < 2 => Some("there is one core".to_owned()),
+        Knob::Optimizer => update_share(found)
+            .filter(|share| *share < LITTLE_UPDATE)
+            .map(|share| format!("updating the parameters takes {:.1} % of a step", share * 100.0)),
+        Knob::EmptyCache if plan.device == Device::Cuda => {
+            Some("it costs time; it is tried only where evaluation or saving runs out of memory".to_owned())
+        }
         _ => found.knobs.iter().find(|s| s.knob == knob && s.way.is_none()).and_then(|s| s.why_not.clone()),
     }
 }
+
+/// The part of a step that optimizers take, where it was measured.
+fn update_share(found: &Inspection) -> Option<f64> {
+    found.detected.as_ref()?.update.as_ref()?.share
+}
+
+/// Below this share of a step, another way to update parameters cannot be worth a launch.
+const LITTLE_UPDATE: f64 = 0.02;
 
 /// Below this share of a step, waiting for the loader cannot be worth more launches.
 pub(super) const LITTLE_WAIT: f64 = 0.03;

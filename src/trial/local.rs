@@ -230,7 +230,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 
     /// Reads, tells and guards until the trial is over.
     async fn attend(&mut self, number: u32, trial: &mut Trial, running: &Running) -> Ended {
-        let mut patience = Patience::with_timeout(self.site.timeout);
+        let mut patience = Patience::with_timeout(self.site.timeout, &trial.prepared.plan.settings);
         let mut pulse = Pulse::default();
         let mut told = Instant::now();
         let mut ticks = tokio::time::interval(TICK);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::model::event::Record;
 use crate::model::observation::ProcessEnd;
+use crate::model::{Configuration, Knob};
 
 /// A step may take this many times the typical one before the trial counts as hung; evaluation and saving between
 /// two steps are the longest honest pauses, and they announce themselves.
@@ -18,6 +19,20 @@ const SILENCE: Duration = Duration::from_secs(90);
 /// After memory ran out in one rank, the others get this long to end by themselves.
 const AFTER_OOM: Duration = Duration::from_secs(8);
 
+/// What compiling may add to a trial and to any of its steps: seconds for a small model, minutes for a large one; the
+/// search for the fastest kernels takes several times as long.
+const COMPILING: Duration = Duration::from_secs(5 * 60);
+const COMPILING_MOST: Duration = Duration::from_secs(20 * 60);
+
+/// The time that compiling may take under these settings.
+fn compiling(settings: &Configuration) -> Duration {
+    match settings.text(Knob::Compile) {
+        None | Some("off") => Duration::ZERO,
+        Some("max-autotune") => COMPILING_MOST,
+        Some(_) => COMPILING,
+    }
+}
+
 /// The clock of one trial, in seconds since its launch.
 #[derive(Debug, Clone, Default)]
 pub struct Patience {
@@ -25,6 +40,8 @@ pub struct Patience {
     pub timeout: Option<Duration>,
     /// Several ranks: one that stalls or is out of memory hangs the others.
     pub several_ranks: bool,
+    /// What a step may take longer because something is compiled in it.
+    compiling: Duration,
     last_record: f64,
     last_step: Option<f64>,
     typical_step: Option<f64>,
@@ -33,9 +50,10 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// A clock with a limit for the whole trial.
-    pub fn with_timeout(timeout: Duration) -> Self {
-        Self { timeout: Some(timeout), ..Self::default() }
+    /// A clock with a limit for the whole trial, to which the time for compiling is added where settings ask for that.
+    pub fn with_timeout(timeout: Duration, settings: &Configuration) -> Self {
+        let compiling = compiling(settings);
+        Self { timeout: Some(timeout + compiling), compiling, ..Self::default() }
     }
 
     /// A record of the agent.
@@ -90,6 +108,7 @@ impl Patience {
             return Some(ProcessEnd::Hung);
         }
         let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(STALL_FLOOR.as_secs_f64());
+        let allowed = allowed + self.compiling.as_secs_f64();
         (!self.in_phase && now - last_step > allowed).then_some(ProcessEnd::Hung)
     }
 }
@@ -129,6 +148,25 @@ mod tests {
         assert_eq!(p.verdict(200.0), None);
         p.record(320.0);
         assert_eq!(p.verdict(320.0), Some(ProcessEnd::Hung));
+    }
+
+    #[test]
+    fn compiling_is_given_time() {
+        let settings = |word: &str| Configuration::baseline().with(Knob::Compile, word);
+        let minute = Duration::from_secs(60);
+        let allowed = |settings: &Configuration| {
+            let mut p = Patience::with_timeout(minute, settings);
+            p.step(1.0);
+            (1..7000).map(f64::from).find(|now| {
+                p.record(*now);
+                p.verdict(*now).is_some()
+            })
+        };
+        let [plain, off, compiled, tuned] =
+            [Configuration::baseline(), settings("off"), settings("default"), settings("max-autotune")]
+                .map(|s| allowed(&s));
+        assert_eq!((plain, off), (Some(61.0), Some(61.0)));
+        assert_eq!((compiled, tuned), (Some(361.0), Some(1261.0)));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::inspect::{MachineFacts, build_inspection};
-use crate::model::event::{KnobReport, Record};
-use crate::model::inspection::{BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption};
+use crate::model::event::{KnobReport, Phase, Record};
+use crate::model::inspection::{
+    BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
+};
 use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Timing};
 use crate::model::plan::Device;
 use crate::model::{
@@ -67,6 +69,9 @@ pub struct Machine {
     pub fragmentation: Option<bool>,
     pub failure: Option<FailureKind>,
     pub cpu_bf16: bool,
+    /// There is a compiler, and the script leaves its kernels and updates as PyTorch has them; else it has seen to
+    /// them itself.
+    pub kernels: bool,
     /// Launches (counted from 1) that other load spoils.
     pub disturbed: Vec<u32>,
     pub law: LawOf,
@@ -96,6 +101,7 @@ impl Machine {
             fragmentation: None,
             failure: None,
             cpu_bf16: false,
+            kernels: false,
             disturbed: Vec::new(),
             law: Box::new(|_, law| law),
         };
@@ -265,6 +271,10 @@ impl Machine {
             samples_per_step: self.batch,
             samples_from: "loader".into(),
             threads: self.cores,
+            update: Some(self.update()),
+            tf32: !self.kernels,
+            deterministic: !self.kernels,
+            compile_lacks: (!self.kernels).then(|| "there is no compiler".to_owned()),
             ..Detected::default()
         };
         let option = ScriptOption {
@@ -289,6 +299,24 @@ impl Machine {
             records.push(Record::Loader(loader));
         }
         records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect()
+    }
+
+    fn update(&self) -> UpdateInfo {
+        let cuda = self.device == Device::Cuda;
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
+        UpdateInfo {
+            now: if !self.kernels {
+                "fused"
+            } else if cuda {
+                "foreach"
+            } else {
+                "loop"
+            }
+            .to_owned(),
+            values: if self.kernels { words(&["loop", "foreach", "fused"]) } else { words(&["fused"]) },
+            why_not: None,
+            share: (!cuda).then_some(if self.kernels { 0.15 } else { 0.01 }),
+        }
     }
 
     /// One launch.
@@ -358,6 +386,9 @@ impl Machine {
                 Device::Cpu => Peaks { host: Some(bytes), ..Peaks::default() },
                 Device::Cuda => Peaks { device: Some(bytes), ..Peaks::default() },
             },
+            // What only a confirm trial asks for is asked for by the evaluation.
+            oom_phase: (verdict == Verdict::Oom && law.peak * MIB as f64 <= self.cap as f64)
+                .then_some(Phase::Eval),
             cap: self.cap_words(),
             disturbance: Disturbance::default(),
             steps: if timed { 25 } else { 0 },

@@ -1,6 +1,7 @@
 //! The search against simulated machines: each test is a machine and what must come of it.
 
 mod ends;
+mod kernels;
 mod machine;
 mod properties;
 mod recorded;

@@ -1,6 +1,6 @@
 """What a root module is: the `root` record."""
 
-from . import blocks, tree
+from . import blocks, layouts, tree
 
 ROOTS_TOLD = 16  # a script that calls layers one by one has as many roots as layers; these many are told of
 
@@ -83,6 +83,9 @@ def describe_root(root, module, args, kwargs, torch):
         "returns": "",
         "returns_loss": False,
         "device": str(parameters[0].device),
+        "convolutions": len(layouts.convolutions(module, torch)),
+        "images": layouts.has_images(args, kwargs, torch),
+        "channels_last": any(layouts.is_last(m.weight, torch) for m in layouts.convolutions(module, torch)),
         "batch": next((t.shape[0] for _, t in given if t.dim() > 0), None),
     }
 

@@ -10,9 +10,10 @@ import os
 import sys
 import weakref
 
-from . import describe, imports, patches
+from . import compiling, describe, imports, patches, updates
 from .checkpoints import Checkpoints
 from .session import DONE
+from .tf32 import read_tf32
 
 TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -44,6 +45,9 @@ class Detect:
         self._scalers = weakref.WeakSet()
         self.scaling = None  # the agent's own gradient scaler (knobs/scaling.py)
         self._told = None
+        self._lacks = None
+        self.keeps_zeros = False  # the script passes set_to_none=False to a zero_grad
+        self._zeroing = []  # functions that stop watching for it
         self._handle = None
         self._undo = []
 
@@ -61,6 +65,8 @@ class Detect:
             patches.replace(scaler, "__init__", self._make_scaler)
         autocast = importlib.import_module("torch.amp.autocast_mode").autocast
         self._undo.append(patches.replace(autocast, "__enter__", self._make_enter))
+        for owner in (torch.optim.Optimizer, torch.nn.Module):
+            self._zeroing.append(patches.replace(owner, "zero_grad", self._make_zero_grad))
         register = importlib.import_module("torch.optim.optimizer").register_optimizer_step_pre_hook
         # Before the step: whoever is told of its end already finds it counted.
         self._handle = register(self._updated)
@@ -149,6 +155,13 @@ class Detect:
 
         return __init__
 
+    def _make_zero_grad(self, original):
+        def zero_grad(owner, set_to_none=True):
+            self.keeps_zeros = self.keeps_zeros or not set_to_none
+            return original(owner, set_to_none)
+
+        return zero_grad
+
     def _make_create_graph(self, place):
         def make(original):
             def differentiate(*args, **kwargs):
@@ -185,7 +198,12 @@ class Detect:
     def _stepped(self, index):
         if index in TOLD_AFTER:
             self.tell()
-        return DONE if index >= max(TOLD_AFTER) else None
+        if index < max(TOLD_AFTER):
+            return None
+        zeroing, self._zeroing = self._zeroing, []
+        for stop in zeroing:
+            stop()
+        return DONE
 
     def stop(self):
         """Stops counting updates.  Never from inside a step: torch is going through its hooks there."""
@@ -228,7 +246,32 @@ class Detect:
             "samples_from": samples.source if samples is not None else "unknown",
             "threads": self.torch.get_num_threads(),
             "no_bf16": self._no_bf16(),
+            "update": self._update(),
+            "keeps_zeros": self.keeps_zeros,
+            "tf32": read_tf32(self.torch)[0],
+            "cudnn_benchmark": bool(self.torch.backends.cudnn.benchmark),
+            "deterministic": self._deterministic(),
+            "compile_lacks": self._compile_lacks(),
         }
+
+    def _deterministic(self):
+        torch = self.torch
+        return bool(torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
+
+    def _compile_lacks(self):
+        """What torch.compile lacks here; looked for once."""
+        if self._lacks is None:
+            self._lacks = [compiling.tools_missing(self.session.device)]
+        return self._lacks[0]
+
+    def _update(self):
+        """How the optimizers update the parameters, and the part of a step that it takes."""
+        built = [reference() for reference in self.session.optimizers]
+        found = updates.describe([one for one in built if one is not None and one.param_groups], self.torch)
+        if found is not None:
+            stepper = getattr(self.session, "stepper", None)
+            found["share"] = stepper.update_share() if stepper is not None else None
+        return found
 
     def _no_bf16(self):
         """Whether training happens on a GPU that does not compute in bf16."""

@@ -46,6 +46,7 @@ class Phases:
         self._row = 0
         self._saving = False
         self._told = 0
+        self.listeners = []  # functions(phase) called where one phase ends and another begins
 
     def before(self, root, _args, _kwargs):
         """Root calls: with gradients it is training, without it may be evaluation."""
@@ -59,6 +60,7 @@ class Phases:
         if self._eval is not None:
             self._eval[1] += 1
         elif not root.training or self._row >= _IN_A_ROW:
+            self._changes("eval")
             self._eval = [time.perf_counter(), self._row if root.training else 1]
             self.evals += 1
             self._tell("eval", None, 0)
@@ -68,12 +70,17 @@ class Phases:
     def _end_eval(self):
         start, calls = self._eval
         self._eval = None
+        self._changes("train")
         self._tell("eval", time.perf_counter() - start, calls)
 
     def finish(self):
         """The script is over, or a training step follows without a root call: evaluation has ended."""
         if self._eval is not None:
             self._end_eval()
+
+    def _changes(self, phase):
+        for listener in self.listeners:
+            listener(phase)
 
     def _tell(self, phase, seconds, count):
         if self._told < _TOLD:
@@ -104,7 +111,9 @@ class Phases:
             try:
                 return original(*args, **kwargs)
             except BaseException as error:
-                session.ooms.seen(error)
+                ooms = getattr(session, "ooms", None)  # trials only
+                if ooms is not None:
+                    ooms.seen(error)
                 raise
             finally:
                 end(begun)
@@ -113,6 +122,7 @@ class Phases:
 
     def _begin_save(self):
         self._saving = True
+        self._changes("save")
         previous, self.session.phase = self.session.phase, "save"
         self._tell("save", None, 0)
         return previous, time.perf_counter()

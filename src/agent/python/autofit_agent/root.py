@@ -52,7 +52,8 @@ class Root:
         self.calls = 0
         self.training_calls = 0
         self.info = None
-        self.compiled = is_compiled(module)
+        self.compiled = is_compiled(module)  # by the script
+        self.traced = self.compiled  # by whomever: what runs inside is not seen call by call
 
     @property
     def module(self):
@@ -256,6 +257,7 @@ class Roots:
         training = self.torch.is_grad_enabled()
         module = root.module
         self._depth.value += 1
+        hidden = self._hide_detector()
         try:
             self._hooks("before", module, args, kwargs)
             for layer in reversed(self.layers):
@@ -266,6 +268,8 @@ class Roots:
             raise
         finally:
             self._depth.value -= 1
+            if hidden and self.detecting:
+                self.torch.nn.Module.__call__ = self._detector
         root.calls += 1
         if training:
             root.training_calls += 1
@@ -273,6 +277,15 @@ class Roots:
                 self._first_output(root, output)
         self._hooks("after", module, args, kwargs, output)
         return output
+
+    def _hide_detector(self):
+        """Inside a root there is nothing to find, and what is compiled there must not depend on our function:
+        it would be compiled again once that is gone."""
+        module_class = self.torch.nn.Module
+        if not self.detecting or module_class.__call__ is not self._detector:
+            return False
+        module_class.__call__ = self._plain_call
+        return True
 
     def _first_output(self, root, output):
         try:

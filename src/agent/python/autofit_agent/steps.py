@@ -28,6 +28,10 @@ _TRUST = ("inference", "backward", "optimizer")
 LATE = 0.05
 # A step's resident memory was read at most this many seconds before its end.
 FRESH = 0.005
+# Steps, the very first one left out, in which the time that optimizers take is measured (on the processor).
+UPDATES_TIMED = 3
+# Measuring begins again after a step in which something was compiled, at most this often.
+MOST_RESTARTS = 8
 
 
 def install(session):
@@ -61,6 +65,11 @@ class Steps:
         self._unsettled = deque()
         self._written = 0.0
         self._handles = []
+        self._unsteady = False  # something was compiled in the step under way
+        self._restarts = 0
+        self._update_began = 0.0
+        self._updating = 0.0  # seconds inside optimizers since the last step ended
+        self._update_shares = []
 
     def ready(self, module):
         """Registers the global optimizer hooks."""
@@ -100,6 +109,7 @@ class Steps:
         self.session.phases.finish()
         if len(self._stack) == 1:
             self.session.losses.before_update(optimizer)
+            self._update_began = time.perf_counter()
 
     def _after(self, optimizer, _args, _kwargs):
         if self.session.state != "training" or optimizer not in self._stack:
@@ -107,6 +117,7 @@ class Steps:
         del self._stack[self._stack.index(optimizer) :]
         if self._stack:
             return
+        self._updating += time.perf_counter() - self._update_began
         before = self._ticker.key
         if self._ticker.is_step(id(optimizer)):
             if before is not None and before != self._ticker.key:
@@ -131,18 +142,37 @@ class Steps:
                 self._restart()
             self.source = source
         self.begun()
+        again = self._unsteady and self._restarts < MOST_RESTARTS
+        self._unsteady = False
+        measured = self._measuring and not again
         fields = self.session.record("step")
         fields["index"] = self.index
-        fields["warmup"] = not self._measuring
+        fields["warmup"] = not measured
         fields["rss"] = self._resident()
         for take in self.take:
             take(fields)
-        self._unsettled.append((fields, self._clock.lap(), self._measuring))
+        lap = self._clock.lap()
+        self._unsettled.append((fields, lap, measured))
+        if 0 < self.index <= UPDATES_TIMED and isinstance(self._clock, HostClock):
+            self._update_shares.append(self._updating / max(lap[0], 1e-9))
+        self._updating = 0.0
         self.index += 1
         self.session.steps = self.index
         self.settle()
         self.session.step_ended(self.index - 1)
+        if again:
+            self._restarts += 1
+            self._restart()
         self._decide()
+
+    def unsteady(self):
+        """The step under way is no measure of the others: something was compiled in it."""
+        self._unsteady = True
+
+    def update_share(self):
+        """The part of a step that optimizers take; None where it was not measured."""
+        shares = sorted(self._update_shares)
+        return round(shares[len(shares) // 2], 4) if self.source == "optimizer" and shares else None
 
     def _resident(self):
         """Resident bytes, not older than `FRESH`: it is the kernel that keeps the peak."""

@@ -2,7 +2,20 @@
 
 from .. import imports
 from ..session import DONE
-from . import accumulation, amp, checkpoint, dataloader, environment, offload
+from . import (
+    accumulation,
+    amp,
+    channels_last,
+    checkpoint,
+    compile,
+    dataloader,
+    empty_cache,
+    environment,
+    flags,
+    offload,
+    optimizer,
+    set_to_none,
+)
 from .base import Knob
 
 KINDS = {
@@ -20,6 +33,13 @@ KINDS = {
         environment.OmpThreads,
         environment.Malloc,
         offload.Offload,
+        optimizer.Optimizer,
+        set_to_none.SetToNone,
+        flags.Tf32,
+        flags.CudnnBenchmark,
+        channels_last.ChannelsLast,
+        compile.Compile,
+        empty_cache.EmptyCache,
     )
 }
 

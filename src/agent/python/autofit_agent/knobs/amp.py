@@ -113,7 +113,7 @@ class Amp(Knob):
         torch = self.torch
         kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd, torch.nn.MultiheadAttention)
         module = root.module
-        if module is None or root.compiled:
+        if module is None or root.traced:
             return call
 
         def look(_module, _args, output):

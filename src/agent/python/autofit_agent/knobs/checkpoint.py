@@ -212,7 +212,7 @@ class Checkpoint(Knob):
     def verify(self):
         done = self.calls
         self.objects = done
-        compiled = any(root.compiled for root in self.session.roots.roots)
+        compiled = any(root.traced for root in self.session.roots.roots)
         if self.wanted == "none":
             self.how = "no call of torch.utils.checkpoint"
             return "none" if done == 0 else "all"

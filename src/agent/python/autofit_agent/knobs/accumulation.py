@@ -69,7 +69,7 @@ class Accumulation(Knob):
         if self.session.detect.double_backward:
             return "the script differentiates twice"
         for m in module.modules():
-            if m._forward_hooks or m._backward_hooks or m._backward_pre_hooks:
+            if _watches(m._forward_hooks) or m._backward_hooks or m._backward_pre_hooks:
                 return "%s has hooks that would see parts of the batch" % type(m).__name__
         return None
 
@@ -212,7 +212,9 @@ class Accumulation(Knob):
         if not self.acts:
             self.how = "backward calls for each optimizer step"
             self.objects = 1
-            return self.session.detect.backwards_per_step() or None
+            return (
+                self.session.detect.backwards_per_step() // self.session.frameworks.own_accumulation or None
+            )
         used = [state for state in self.states.values() if state.most]
         self.objects = len(used)
         if not used:
@@ -224,6 +226,14 @@ class Accumulation(Knob):
             self.reason = "the batch has %d samples" % least
             return None
         return least
+
+
+def _watches(hooks):
+    """Whether a hook may see that the batch comes in parts.
+
+    That of transformers, which makes the embedding's output require a gradient, does not care.
+    """
+    return any("enable_input_require_grads" not in getattr(h, "__qualname__", "") for h in hooks.values())
 
 
 class _State:

@@ -75,7 +75,7 @@ class Checkpoint(Knob):
 
     def _switch_on(self, model, blocks, chosen):
         """A transformers model: its own switch also turns the key-value cache off."""
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        switch(model, True)
         kept = {id(block) for block in chosen}
         for block in blocks.modules:
             if id(block) not in kept and "gradient_checkpointing" in block.__dict__:
@@ -83,8 +83,14 @@ class Checkpoint(Knob):
         self.switched.append(model)
         self.expected += len(chosen)
         self.places.append(
-            "%s.gradient_checkpointing_enable (%d of %d %s)"
-            % (type(model).__name__, len(chosen), len(blocks.modules), blocks.block_class.__name__)
+            "%s.%s_checkpointing_enable (%d of %d %s)"
+            % (
+                type(model).__name__,
+                switch_name(model),
+                len(chosen),
+                len(blocks.modules),
+                blocks.block_class.__name__,
+            )
         )
 
     def _patch(self, cls):
@@ -195,7 +201,7 @@ class Checkpoint(Knob):
             return "none" if done == 0 else "all"
         if not self.acts:
             self.how = "%d calls of torch.utils.checkpoint in a forward" % done
-            return self.wanted if done else None
+            return self._by_number(done)
         self.how = "torch.utils.checkpoint around " + "; ".join(self.places)
         if compiled and self.members:
             self.objects = self.expected  # traced: the calls are inside the compiled graph
@@ -204,6 +210,17 @@ class Checkpoint(Knob):
             self.reason = "%d of %d blocks were checkpointed" % (done, self.expected)
             return None
         return self.wanted
+
+    def _by_number(self, done):
+        """`all` or `alternate`, by the number of calls that somebody else made in a forward."""
+        blocks = [
+            root.info["blocks"]["count"]
+            for root in self.session.roots.roots
+            if root.info and root.info["blocks"]
+        ]
+        if not done:
+            return None
+        return "alternate" if blocks and 2 * done <= max(blocks) + 1 else "all"
 
     def undo(self):
         self.members.clear()
@@ -214,7 +231,7 @@ class Checkpoint(Knob):
                 else:
                     cls.forward = own
         for model in self.switched:
-            model.gradient_checkpointing_disable()
+            switch(model, False)
         self.patched, self.switched = [], []
 
 
@@ -277,3 +294,17 @@ def has_own_switch(module):
         ):
             return m
     return None
+
+
+def switch_name(model):
+    """The newer name where there is one: the older one is deprecated from transformers 5 on."""
+    return "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+
+
+def switch(model, on):
+    """Turns the model's own checkpointing on, without reentrant autograd, or off."""
+    name = switch_name(model) + "_checkpointing"
+    if on:
+        getattr(model, name + "_enable")(**{name + "_kwargs": {"use_reentrant": False}})
+    else:
+        getattr(model, name + "_disable")()

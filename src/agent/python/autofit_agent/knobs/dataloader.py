@@ -116,7 +116,9 @@ class BatchSize(LoaderKnob):
 
     def read(self, loader):
         own = loader.batch_size
-        return own if own is not None else getattr(loader.batch_sampler, "batch_size", None)
+        own = own if own is not None else getattr(loader.batch_sampler, "batch_size", None)
+        # A framework that was asked to accumulate draws its micro-batches from the loader.
+        return own and own * self.session.frameworks.parts
 
     def verify(self):
         if self.loader() is not None:

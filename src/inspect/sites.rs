@@ -1,7 +1,7 @@
 //! One knob -> how it is turned for this script, or why not.
 
 use super::options::{Match, option_for};
-use super::{MachineFacts, environment};
+use super::{MachineFacts, environment, frameworks};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
@@ -41,7 +41,7 @@ pub(super) fn by_recipe(knob: Knob, rule: &KnobRule, found: &Inspection) -> Knob
     }
 }
 
-/// As found: the script's option, the agent, the environment.
+/// As found: the script's option, a framework's switch, the agent, the environment.
 /// `wanted`: the values that the recipe lists, if it does.
 pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wanted: &[Value]) -> KnobSite {
     let mut site = match knob {
@@ -58,6 +58,9 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PersistentWorkers => loader_knob(knob, found),
         Knob::Strategy | Knob::Offload => refused(knob, "this version of autofit does not turn it"),
     };
+    if let Some(switch) = found.switches.iter().find(|s| s.knob == knob) {
+        site = frameworks::through(site, switch);
+    }
     site.class = class(knob, found);
     if site.current.is_none() {
         site.current = current(knob, found);

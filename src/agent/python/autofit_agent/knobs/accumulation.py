@@ -30,6 +30,7 @@ class Accumulation(Knob):
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
+        self.per_root = self.acts  # what somebody else accumulates shows at the first step only
         self.states = {}  # id of a Root -> _State
         self.waiting = []  # outcomes of the step under way
         self.steps = 0

@@ -75,5 +75,7 @@ modules! {
     }
     frameworks {
         test_frameworks_environment
+        test_frameworks_launch
+        test_frameworks_trainer
     }
 }

@@ -1,5 +1,7 @@
 """Scripts of frameworks in a process of their own: steps, samples, phases, switches and the trial's end."""
 
+import os
+import tempfile
 import unittest
 
 from support import AgentTest
@@ -8,8 +10,8 @@ TRAINER = """
 import torch
 torch.set_num_threads(1)
 from models_frameworks import Text, Trainer, TrainingArguments, bert, gpt2
-args = TrainingArguments(output_dir="out", per_device_train_batch_size=8, num_train_epochs=30, eval_strategy="epoch",
-                         save_strategy="epoch", use_cpu=True, report_to=[], disable_tqdm=True)
+args = TrainingArguments(output_dir="out", per_device_train_batch_size=8, num_train_epochs=30, use_cpu=True,
+                         eval_strategy="epoch", save_strategy="epoch", report_to=[], disable_tqdm=True)
 Trainer(model=gpt2(), args=args, train_dataset=Text(40), eval_dataset=Text(20)).train()
 """
 
@@ -61,8 +63,8 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 data = TensorDataset(torch.randn(40, 4), torch.randint(0, 2, (40,)))
-trainer = pl.Trainer(accelerator="cpu", max_epochs=30, logger=False, enable_progress_bar=False, gradient_clip_val=1.0,
-                     enable_model_summary=False EXTRA)
+trainer = pl.Trainer(accelerator="cpu", max_epochs=30, logger=False, enable_progress_bar=False,
+                     gradient_clip_val=1.0, enable_model_summary=False EXTRA)
 trainer.fit(Net(), DataLoader(data, batch_size=8, shuffle=True), DataLoader(data, batch_size=4))
 """
 
@@ -98,8 +100,6 @@ def fabric(extra=""):
 
 class Launch(AgentTest):
     def go(self, script, settings=None, way="framework", **changes):
-        import os
-
         settings = settings or {}
         here = os.path.dirname(os.path.abspath(__file__))
         ways = {name: way for name in settings}
@@ -171,7 +171,9 @@ class AccelerateLaunch(Launch):
         self.applied(result, "amp", "bf16", "Accelerator(mixed_precision)")
 
     def test_precision_of_a_model_that_is_not_prepared(self):
-        script = ACCELERATE.replace("model, optimizer, loader = accelerator.prepare(model, optimizer, loader)", "")
+        script = ACCELERATE.replace(
+            "model, optimizer, loader = accelerator.prepare(model, optimizer, loader)", ""
+        )
         script = script.replace("with accelerator.accumulate(model):", "if True:")
         self.refused(self.go(script, {"amp": "bf16"}), "amp", "no layer computes in lower precision")
 
@@ -181,11 +183,13 @@ class AccelerateLaunch(Launch):
         self.assertIn("by itself", self.switch(self.go_again(ACCELERATE), "amp")["why_not"])
 
     def go_again(self, script):
-        self.trial = __import__("tempfile").mkdtemp(dir=self.folder)
+        self.trial = tempfile.mkdtemp(dir=self.folder)
         return self.go(script, env={"ACCELERATE_MIXED_PRECISION": "bf16"})
 
     def test_another_batch_through_the_scripts_loader(self):
-        result = self.measured(ACCELERATE, samples=4, settings={"batch_size": 4}, way="agent", training_loader=0)
+        result = self.measured(
+            ACCELERATE, samples=4, settings={"batch_size": 4}, way="agent", training_loader=0
+        )
         self.applied(result, "batch_size", 4, "DataLoader.__init__ (1 of 1 loaders)")
 
     def test_a_split_by_the_agent(self):
@@ -199,19 +203,22 @@ class AccelerateLaunch(Launch):
 class LightningLaunch(Launch):
     def test_steps_samples_and_switch(self):
         for package in ("lightning.pytorch", "pytorch_lightning"):
-            self.trial = __import__("tempfile").mkdtemp(dir=self.folder)
+            self.trial = tempfile.mkdtemp(dir=self.folder)
             result = self.measured(lightning(package))
             self.assertEqual(self.switch(result, "amp")["how"], "Trainer(precision)")
 
     def test_precision(self):
         for package in ("lightning.pytorch", "pytorch_lightning"):
-            self.trial = __import__("tempfile").mkdtemp(dir=self.folder)
+            self.trial = tempfile.mkdtemp(dir=self.folder)
             result = self.measured(lightning(package), settings={"amp": "bf16"})
             self.applied(result, "amp", "bf16", "Trainer(precision)")
 
     def test_precision_of_the_scripts_own(self):
         result = self.go(lightning(extra=", precision='bf16-mixed'"))
-        self.assertEqual(self.switch(result, "amp")["why_not"], "the script sets Trainer(precision) to bf16-mixed by itself")
+        self.assertEqual(
+            self.switch(result, "amp")["why_not"],
+            "the script sets Trainer(precision) to bf16-mixed by itself",
+        )
 
     def test_a_split_by_the_agent(self):
         result = self.measured(lightning(), settings={"accumulation": 4}, way="agent")
@@ -227,7 +234,7 @@ class LightningLaunch(Launch):
     def test_precision_of_fabric(self):
         result = self.measured(fabric(), settings={"amp": "bf16"})
         self.applied(result, "amp", "bf16", "Fabric(precision)")
-        self.trial = __import__("tempfile").mkdtemp(dir=self.folder)
+        self.trial = tempfile.mkdtemp(dir=self.folder)
         own = self.go(fabric(", precision='bf16-mixed'"), {"amp": "bf16"})
         self.refused(own, "amp", "by itself")
 

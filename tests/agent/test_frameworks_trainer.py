@@ -68,7 +68,9 @@ class Accumulation(Case):
 
     def test_without_the_refusal_that_loss_would_train_otherwise(self):
         plain, _ = self.plain(bert, Text(48, classes=3), max_grad_norm=0.0)
-        with arguments(per_device_train_batch_size=4, gradient_accumulation_steps=4, max_grad_norm=0.0) as args:
+        with arguments(
+            per_device_train_batch_size=4, gradient_accumulation_steps=4, max_grad_norm=0.0
+        ) as args:
             trapped, _ = train(bert(), Text(48, classes=3), args)
         self.assertGreater(distance(plain, trapped), 100 * ROUNDING)
 
@@ -170,7 +172,9 @@ class Others(Case):
 
     def test_a_split_by_the_agent_with_checkpointing_by_the_trainer(self):
         ways = {"accumulation": "agent", "checkpoint": "framework"}
-        self.same({"accumulation": 2, "checkpoint": "all"}, bert, Text(45, classes=3), "taken at once", ways=ways)
+        self.same(
+            {"accumulation": 2, "checkpoint": "all"}, bert, Text(45, classes=3), "taken at once", ways=ways
+        )
 
     def test_prefetching_without_workers(self):
         _, _, said = tuned({"prefetch_factor": 4}, gpt2, Text(45))
@@ -179,11 +183,21 @@ class Others(Case):
     def test_another_batch(self):
         plain, _ = self.plain(gpt2, Text(45), per_device_train_batch_size=8)
         ours, _, said = tuned({"batch_size": 8, "accumulation": 2}, gpt2, Text(45))
-        self.assertEqual([said.reports[k]["effective"] for k in ("batch_size", "accumulation")], [8, 2], said.reports)
+        self.assertEqual(
+            [said.reports[k]["effective"] for k in ("batch_size", "accumulation")], [8, 2], said.reports
+        )
         self.assertLess(distance(plain, ours), 5 * ROUNDING)  # twice as many steps
 
     def test_arguments_from_the_command_line(self):
-        words = ["--output_dir", "x", "--use_cpu", "--per_device_train_batch_size", "16", "--report_to", "none"]
+        words = [
+            "--output_dir",
+            "x",
+            "--use_cpu",
+            "--per_device_train_batch_size",
+            "16",
+            "--report_to",
+            "none",
+        ]
 
         def make(**_):
             (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(words)

@@ -44,6 +44,7 @@ class Watch:
             self.own = os.environ.get(self.variable)
         if any("Precision" in type(plugin).__name__ for plugin in _plugins(arguments.get("plugins"))):
             self.own = "a plugin"
+        self.shorten(arguments)
         wanted = self.frameworks.wanted("amp")
         if wanted is None:
             return
@@ -52,6 +53,21 @@ class Watch:
             self.frameworks.refuse("amp", why_not)
         elif wanted != "off":
             arguments["precision"] = PRECISION[wanted]
+
+    def shorten(self, arguments):
+        """A confirm trial: the Trainer counts batches itself, and evaluates where its own count ends."""
+        coverage = self.frameworks.session.plan.coverage
+        limit = arguments.get("limit_train_batches")
+        if coverage is None or not self.how.startswith("Trainer") or arguments.get("overfit_batches"):
+            return
+        last = coverage.end_loader_after
+        if not isinstance(limit, int) or limit > last:
+            arguments["limit_train_batches"] = last
+        every = arguments.get("val_check_interval")
+        if isinstance(every, int) and every > last:
+            arguments["val_check_interval"] = last
+        if (arguments.get("check_val_every_n_epoch") or 0) > 1:
+            arguments["check_val_every_n_epoch"] = 1
 
     def stands_against(self):
         if self.unknown is not None:

@@ -1,6 +1,9 @@
 """Hugging Face's Trainer: knobs through TrainingArguments, read back; the same training, or a reason."""
 
+import contextlib
+import os
 import sys
+import tempfile
 import unittest
 from unittest import mock
 
@@ -26,6 +29,16 @@ def tuned(settings, make, data, change=None, before=None, inspect=False, cls=Tra
         said.switches = {r["knob"]: r for r in said.kept if r["t"] == "switch"}
         said.steps = [r for r in said.kept if r["t"] == "step"]
     return parameters, losses, said
+
+
+@contextlib.contextmanager
+def _inside(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 class Case(unittest.TestCase):
@@ -207,6 +220,14 @@ class Others(Case):
             trainer = Trainer(model=gpt2(), args=make(), train_dataset=Text(45))
         self.assertEqual(trainer.args.per_device_train_batch_size, 4)
         self.assertEqual(trainer.args.gradient_accumulation_steps, 4)
+
+    def test_a_trainer_without_arguments(self):
+        with tempfile.TemporaryDirectory() as folder, _inside(folder), agent({}, inspect=True) as said:
+            Trainer(model=gpt2(), train_dataset=Text(45))
+            said.session.claim()
+            self.assertEqual(said.of("fault"), [])
+            batches = [r["current"] for r in said.of("switch") if r["knob"] == "batch_size"]
+            self.assertEqual(batches, ["8"])
 
     def test_a_version_that_is_not_known_is_refused_by_name(self):
         with mock.patch.object(sys.modules["transformers"], "__version__", "9.1.0"):

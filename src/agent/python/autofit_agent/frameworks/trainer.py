@@ -60,7 +60,7 @@ class Watch:
         self.unknown = KNOWN.stands_against(_version())
         self.trainer = None  # the latest that was built
         self.stepped = None  # the one that has begun to train
-        self.own = {}  # what the script had set in the latest Trainer's arguments
+        self.own = None  # what the script had set in the latest Trainer's arguments
 
     # Building.
 
@@ -69,6 +69,7 @@ class Watch:
         args = arguments.get("args")
         if args is None:
             if not frameworks.wants():
+                self.own = None  # the Trainer makes its own
                 return
             args = arguments["args"] = self.module.TrainingArguments(output_dir="tmp_trainer")
         self.own = getattr(args, "_autofit_own", None) or own_values(args)
@@ -132,6 +133,7 @@ class Watch:
         self.trainer = trainer
         frameworks = self.frameworks
         args = trainer.args
+        self.own = self.own or own_values(args)
         switches = self.switches(args, trainer.model, type(trainer))
         for knob in KNOBS:
             frameworks.reads(knob, self.reader(knob))

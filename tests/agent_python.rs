@@ -82,6 +82,8 @@ modules! {
     }
     frameworks {
         test_frameworks_environment
+        test_frameworks_launch
+        test_frameworks_trainer
         test_options_packages
     }
 }

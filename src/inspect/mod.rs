@@ -4,13 +4,14 @@
 //! The first launch of a search inspects: the agent tells the argument parser's options, the loaders, the root modules
 //! and what the script does by itself.  [`build_inspection`] reads those records into an [`Inspection`] with one
 //! [`KnobSite`] for each knob: the way in which it is turned, in the order of preference of the design (the recipe's
-//! words, the script's own option, the agent, an environment variable), or the reason why it is not.
+//! words, the script's own option, a framework's switch, the agent, an environment variable), or the reason why it is not.
 //!
 //! **Architecture invariant:** this room only reads records.  A launch that died early (out of memory in its first
 //! forward pass) leaves fewer of them; what is not known is then not held against a knob, because every launch reads
 //! its knobs back and says when one did not take effect.
 
 mod environment;
+mod frameworks;
 mod kernels;
 mod names;
 mod options;
@@ -54,6 +55,7 @@ pub fn build_inspection(
         device,
         frameworks: BTreeMap::new(),
         options: None,
+        switches: Vec::new(),
         loaders: Vec::new(),
         roots: Vec::new(),
         detected: None,
@@ -67,6 +69,7 @@ pub fn build_inspection(
             }
             Record::Options(options) => found.options = Some(options.clone()),
             Record::Hello(hello) => world_size = world_size.max(hello.world_size),
+            Record::Switch(switch) => upsert(&mut found.switches, switch.clone(), |s| s.knob),
             // A later record on the same object knows more (whether training drew from it, what the call returned).
             Record::Loader(loader) => upsert(&mut found.loaders, loader.clone(), |l| l.index),
             Record::Root(root) => upsert(&mut found.roots, root.clone(), |r| r.index),
@@ -98,7 +101,7 @@ fn guess_training_loader(found: &mut Inspection) {
     }
 }
 
-fn upsert<T>(all: &mut Vec<T>, new: T, key: impl Fn(&T) -> u32) {
+fn upsert<T, K: PartialEq>(all: &mut Vec<T>, new: T, key: impl Fn(&T) -> K) {
     match all.iter_mut().find(|old| key(old) == key(&new)) {
         Some(old) => *old = new,
         None => all.push(new),

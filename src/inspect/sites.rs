@@ -2,7 +2,7 @@
 
 use super::names::Meaning;
 use super::options::{self, Match, Turned};
-use super::{MachineFacts, environment, kernels};
+use super::{MachineFacts, environment, frameworks, kernels};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
@@ -43,7 +43,7 @@ pub(super) fn by_recipe(knob: Knob, rule: &KnobRule, found: &Inspection) -> Knob
     }
 }
 
-/// As found: the script's option, the agent, the environment.
+/// As found: the script's option, a framework's switch, the agent, the environment.
 /// `wanted`: the values that the recipe lists, if it does.
 pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wanted: &[Value]) -> KnobSite {
     let mut site = match knob {
@@ -68,6 +68,9 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         | Knob::Compile
         | Knob::EmptyCache => kernels::find(knob, found),
     };
+    if let Some(switch) = found.switches.iter().find(|s| s.knob == knob) {
+        site = frameworks::through(site, switch);
+    }
     site.class = class(knob, found);
     if site.current.is_none() {
         site.current = current(knob, found);

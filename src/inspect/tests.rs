@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::model::inspection::{BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption};
+use crate::model::inspection::{
+    BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, SwitchInfo,
+};
 use crate::model::plan::Way;
 use crate::model::{NumericsClass, Value};
 use crate::recipe::load;
@@ -13,6 +15,7 @@ struct Script {
     device: Device,
     options: Vec<ScriptOption>,
     words: Vec<String>,
+    switches: Vec<SwitchInfo>,
     loaders: Vec<LoaderInfo>,
     roots: Vec<RootInfo>,
     detected: Option<Detected>,
@@ -27,6 +30,7 @@ fn script() -> Script {
         device: Device::Cpu,
         options: Vec::new(),
         words: Vec::new(),
+        switches: Vec::new(),
         loaders: vec![LoaderInfo {
             site: "train.py:41".into(),
             training: true,
@@ -72,6 +76,7 @@ impl Script {
                 ..OptionsInfo::default()
             }));
         }
+        records.extend(self.switches.iter().cloned().map(Record::Switch));
         records.extend(self.loaders.iter().cloned().map(Record::Loader));
         records.extend(self.roots.iter().cloned().map(Record::Root));
         records.extend(self.detected.iter().cloned().map(Record::Detected));
@@ -535,4 +540,53 @@ fn an_abbreviated_option_is_replaced_too() {
     let words = vec!["--batch".to_owned(), "32".to_owned()];
     let found = script().with(|s| (s.options, s.words) = (vec![option("--batch-size", "int", "32")], words));
     assert_eq!(found.site(Knob::BatchSize).turns[0].edit("8").flags, ["--batch-size", "--batch"]);
+}
+
+/// A switch of `TrainingArguments`.
+fn switch(knob: Knob, why_not: Option<&str>, agent: bool) -> SwitchInfo {
+    SwitchInfo {
+        knob,
+        how: "TrainingArguments.bf16".into(),
+        current: Some("off".into()),
+        values: vec!["off".into(), "bf16".into()],
+        why_not: why_not.map(str::to_owned),
+        agent,
+    }
+}
+
+#[test]
+fn a_frameworks_switch_goes_before_the_agents_patch() {
+    let site = script().with(|s| s.switches = vec![switch(Knob::Amp, None, false)]).site(Knob::Amp);
+    assert_eq!((site.way, site.how.as_str()), (Some(Way::Framework), "TrainingArguments.bf16"));
+    assert_eq!((site.current.as_deref(), site.values.len()), (Some("off"), 2));
+}
+
+#[test]
+fn an_option_goes_before_the_frameworks_switch_that_it_sets() {
+    let site = script().with(|s| {
+        s.options = vec![option("--per_device_train_batch_size", "int", "32")];
+        s.switches = vec![switch(Knob::BatchSize, None, false)];
+    });
+    assert_eq!(site.site(Knob::BatchSize).way, Some(Way::Option));
+}
+
+#[test]
+fn a_switch_that_cannot_be_used_is_refused_by_name_or_left_to_the_agent() {
+    let unknown = "transformers 9.1 is not known to this version (known: 4.46 to 5.x)";
+    let refused = script().with(|s| s.switches = vec![switch(Knob::Amp, Some(unknown), false)]);
+    assert_eq!(refused.why_not(Knob::Amp), unknown);
+    let why = "the loss of Bert ignores num_items_in_batch: gradients would be too large";
+    let site = script().with(|s| s.switches = vec![switch(Knob::Accumulation, Some(why), true)]);
+    let site = site.site(Knob::Accumulation);
+    assert_eq!(site.way, Some(Way::Agent));
+    assert!(site.how.contains(why), "{}", site.how);
+}
+
+#[test]
+fn a_switch_does_not_make_right_what_would_change_training() {
+    let own = script().with(|s| {
+        s.switches = vec![switch(Knob::Accumulation, None, false)];
+        s.roots[0].batch_norm = true;
+    });
+    assert!(own.why_not(Knob::Accumulation).contains("BatchNorm"));
 }

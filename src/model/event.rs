@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo};
+use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo, SwitchInfo};
 use super::knob::{Knob, Value};
 
 /// One line.
@@ -56,6 +56,8 @@ pub enum Record {
     },
     /// The script's argument parser.
     Options(OptionsInfo),
+    /// A framework's object has a switch for a knob.
+    Switch(SwitchInfo),
     /// A DataLoader was built or first iterated.
     Loader(LoaderInfo),
     /// The root module was found.

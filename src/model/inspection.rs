@@ -68,6 +68,25 @@ pub struct ScriptOption {
     pub after: usize,
 }
 
+/// A framework's own switch for a knob, as the object that the script built has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SwitchInfo {
+    /// Which.
+    pub knob: Knob,
+    /// `TrainingArguments.bf16`.
+    pub how: String,
+    /// The script's own value, as text.
+    pub current: Option<String>,
+    /// The only values that can be set; empty when there is no such limit.
+    #[serde(default)]
+    pub values: Vec<Value>,
+    /// Why it cannot be used here.
+    pub why_not: Option<String>,
+    /// The agent's own patch may turn the knob where the switch cannot.
+    #[serde(default)]
+    pub agent: bool,
+}
+
 /// A DataLoader.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -338,6 +357,9 @@ pub struct Inspection {
     pub frameworks: BTreeMap<String, String>,
     /// The parser's options, if one was seen.
     pub options: Option<OptionsInfo>,
+    /// Switches of a framework.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switches: Vec<SwitchInfo>,
     /// DataLoaders.
     pub loaders: Vec<LoaderInfo>,
     /// Root modules.

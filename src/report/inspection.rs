@@ -205,6 +205,7 @@ mod tests {
             device: Device::Cpu,
             frameworks: [("torch".to_owned(), "2.11.0".to_owned())].into(),
             options: None,
+            switches: Vec::new(),
             loaders: vec![LoaderInfo {
                 training: true,
                 batch_size: Some(64),

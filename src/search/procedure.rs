@@ -97,6 +97,7 @@ fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<O
         device: session.plan.device,
         frameworks: Default::default(),
         options: None,
+        switches: Vec::new(),
         loaders: Vec::new(),
         roots: Vec::new(),
         detected: None,

@@ -26,6 +26,7 @@ PARTS = (
     "losses",
     "memory",
     "inference",
+    "frameworks",
     "root",
     "detect",
     "knobs",

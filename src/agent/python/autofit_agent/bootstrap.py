@@ -29,7 +29,7 @@ _WITH_TORCH = {
         "detect",
         "knobs",
     ),
-    "run": ("loaders", "root", "detect", "knobs", "run"),
+    "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
 }
 
 

@@ -30,6 +30,7 @@ class Coverage:
         self._looked = self.plan.look_batches <= 0
         self._ended = False
         self._next_epoch = False
+        self._handed = 0  # batches of training so far
         self._sees = session.guard("coverage look")(self._see)
 
     # The loader
@@ -114,10 +115,22 @@ class Coverage:
 
     # The end
 
-    def batch(self, _iterator, key):
-        """A batch was handed out."""
-        if self._ended and key in self.session.samples.training:
+    def batch(self, iterator, key):
+        """A batch was handed out.
+
+        A framework that counts batches does not ask for one more at the end of an epoch: the last batch, or
+        the first one of the next epoch, is then the sign.
+        """
+        if key not in self.session.samples.training:
+            return
+        yielded = getattr(iterator, "_autofit_yielded", 0)
+        if self._handed and yielded == 1:
+            self._loader_ended()
+        self._handed += 1
+        if self._ended:
             self._next_epoch = True
+        elif yielded >= self.plan.end_loader_after:
+            self._loader_ended()
 
     def step_ended(self, _index):
         """The first step of the next epoch ends the trial.

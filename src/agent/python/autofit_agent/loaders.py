@@ -1,5 +1,6 @@
 """DataLoaders: counted as they are built, and their arguments shown to those who may change them."""
 
+import contextlib
 import inspect
 import os
 import sys
@@ -23,6 +24,7 @@ class Loaders:
         self.built = 0
         self.training = set()
         self._loaders = {}  # index -> weak reference
+        self._copied = None  # the loader that a framework is making a copy of
 
     def patch(self, module):
         patches.replace(module.DataLoader, "__init__", self._make)
@@ -30,6 +32,15 @@ class Loaders:
     def index_of(self, loader):
         """The loader's number, or None."""
         return getattr(loader, "_autofit_index", None)
+
+    @contextlib.contextmanager
+    def copying(self, loader):
+        """What is built meanwhile stands for this loader: it takes its number, and is not changed."""
+        before, self._copied = self._copied, loader if self.index_of(loader) is not None else None
+        try:
+            yield
+        finally:
+            self._copied = before
 
     def get(self, index):
         """The loader with this number, while it lives."""
@@ -69,6 +80,8 @@ class Loaders:
             bound = signature.bind(loader, *args, **kwargs)
         except TypeError:
             return None  # The script's own mistake: DataLoader says so itself.
+        if self._copied is not None:
+            return self.index_of(self._copied), self._copied._autofit_site, bound.args[1:], bound.kwargs
         index, site = self.built, call_site(3)
         self.built += 1
         for hook in self.session.loader_hooks:
@@ -81,6 +94,8 @@ class Loaders:
         object.__setattr__(loader, "_autofit_index", index)
         object.__setattr__(loader, "_autofit_site", site)
         self._loaders[index] = weakref.ref(loader)
+        if self._copied is not None:
+            return
         self.tell(loader)
         for hook in self.session.loader_hooks:
             if hasattr(hook, "built"):

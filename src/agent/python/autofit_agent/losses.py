@@ -155,7 +155,7 @@ class Losses:
                 self._measure(optimizer, self._scale_in_gradients(optimizer))
 
     def before_update(self, optimizer):
-        """Called by steps.py before an optimizer's step."""
+        """Called by steps.py before an optimizer's step, after it where the step computes the gradients."""
         if self.wants_norm():
             # Fused optimizers unscale inside the step, and GradScaler leaves them the scale.
             self._measure(optimizer, getattr(optimizer, "grad_scale", None))

@@ -30,7 +30,8 @@ class Samples:
         self.training = set()  # keys of loaders that training draws from
         self.on_batch = []  # functions(iterator, loader key) after each batch
         self.instead = None  # coverage: function(iterator, fetch) in place of fetch()
-        self._pending = {}  # loader key -> [samples, seconds] since the last root call
+        self._pending = {}  # loader key -> [samples, seconds, with gradients on] since the last root call
+        self._held = {}  # loader key -> samples of batches that a framework has drawn ahead
         self._counted = [0, 0.0]  # samples and seconds since the last step
         self._unattributed = 0.0
         self._dim0 = 0
@@ -113,11 +114,31 @@ class Samples:
             # An iterable dataset may end early, and an index without collation may stand for a whole batch.
             count = first_dimension(batch) or count or 0
         key = getattr(iterator, "_autofit_key", None)
-        entry = self._pending.setdefault(key, [0, 0.0])
-        entry[0] += count
-        entry[1] += seconds
+        held = self._held.get(key)
+        if held is not None:
+            held.append(count)
+            count = 0
+        self._waits(key, count, seconds)
         for function in self.on_batch:
             function(iterator, key)
+
+    def _waits(self, key, count, seconds):
+        """Samples that the next root call may consume."""
+        entry = self._pending.setdefault(key, [0, 0.0, False])
+        entry[0] += count
+        entry[1] += seconds
+        entry[2] |= self.session.torch.is_grad_enabled()
+
+    def hold(self, loader):
+        """A framework draws ahead of what it hands out; call what this returns for each batch handed out."""
+        key = self.session.loaders.index_of(loader)
+        held = self._held[key] = deque()
+
+        def handed():
+            if held:
+                self._waits(key, held.popleft(), 0.0)
+
+        return self.session.guard("batch drawn ahead")(handed)
 
     # Root calls
 
@@ -130,7 +151,10 @@ class Samples:
             return
         self.session.stepper.begun()
         if self._pending:
-            for key, (count, seconds) in self._pending.items():
+            with_gradients = any(entry[2] for entry in self._pending.values())
+            for key, (count, seconds, training) in self._pending.items():
+                if with_gradients and not training:
+                    continue  # evaluation before the first step, of a root that was not known yet
                 if key not in self.training:
                     self.training.add(key)
                     self.session.loaders.trains(key)
@@ -146,7 +170,7 @@ class Samples:
 
     def inferred(self, size, elements):
         """A call of an inference script."""
-        for count, seconds in self._pending.values():
+        for count, seconds, _ in self._pending.values():
             self._dim0 += count
             self._counted[1] += seconds
         if not self._pending:

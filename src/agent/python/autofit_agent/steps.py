@@ -97,7 +97,7 @@ class Steps:
 
     # Which optimizer's step is the step
 
-    def _before(self, optimizer, _args, _kwargs):
+    def _before(self, optimizer, args, kwargs):
         if not self.session.claim():
             return
         if optimizer in self._stack:
@@ -107,13 +107,16 @@ class Steps:
         self._seen.add(id(optimizer))
         self.session.phase = "train"
         self.session.phases.finish()
-        if len(self._stack) == 1:
+        # With a closure (Lightning) this step's gradients are made inside the step.
+        if len(self._stack) == 1 and not _closure(args, kwargs):
             self.session.losses.before_update(optimizer)
             self._update_began = time.perf_counter()
 
-    def _after(self, optimizer, _args, _kwargs):
+    def _after(self, optimizer, args, kwargs):
         if self.session.state != "training" or optimizer not in self._stack:
             return
+        if len(self._stack) == 1 and _closure(args, kwargs):
+            self.session.losses.before_update(optimizer)
         del self._stack[self._stack.index(optimizer) :]
         if self._stack:
             return
@@ -241,6 +244,12 @@ class Steps:
         if self._warm >= self.schedule.warmup_steps + EXTRA_WARMUP:
             return True
         return len(self._recent) >= 2 and max(self._recent) <= STEADY * min(self._recent)
+
+
+def _closure(args, kwargs):
+    """Whether `step(closure)` was called; `args` may begin with the optimizer itself."""
+    given = kwargs.get("closure") or (args[-1] if args else None)
+    return callable(given)
 
 
 class Ticker:

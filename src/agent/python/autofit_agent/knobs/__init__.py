@@ -76,6 +76,10 @@ class Knobs:
             self.all.append(knob)
         session.knob_changed = self.changed
 
+    def get(self, name):
+        """The knob of this name, which the plan has a setting for."""
+        return next(knob for knob in self.all if knob.name == name)
+
     def start(self):
         """Once torch is there, before the script builds anything."""
         for knob in self.all:

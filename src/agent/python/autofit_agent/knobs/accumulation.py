@@ -71,7 +71,7 @@ class Accumulation(Knob):
         if self.session.detect.double_backward:
             return "the script differentiates twice"
         for m in module.modules():
-            if m._forward_hooks or m._backward_hooks or m._backward_pre_hooks:
+            if _watches(m._forward_hooks) or m._backward_hooks or m._backward_pre_hooks:
                 return "%s has hooks that would see parts of the batch" % type(m).__name__
         return None
 
@@ -211,6 +211,8 @@ class Accumulation(Knob):
         if self.wanted == 1:
             self.how = "the batch is not split"
             return 1
+        if self.way == "framework" and self.session.mode == "run":
+            return self.session.frameworks.read(self.name)[0]  # nobody counts calls of backward there
         if not self.acts:
             return self._read_calls()
         used = [state for state in self.states.values() if state.most]
@@ -228,6 +230,8 @@ class Accumulation(Knob):
     def _read_calls(self):
         """The script accumulates by itself: how much more than without the setting."""
         calls, own = self.session.detect.backwards_per_step(), self.session.plan.script_accumulation
+        if self.way == "framework":
+            own = self.session.frameworks.own_accumulation
         self.objects = 1
         self.how = "%d backward calls for each optimizer step" % calls
         if own > 1:
@@ -236,6 +240,14 @@ class Accumulation(Knob):
             self.reason = "%d backward calls are made for each optimizer step" % calls
             return None
         return calls // own
+
+
+def _watches(hooks):
+    """Whether a hook may see that the batch comes in parts.
+
+    That of transformers, which makes the embedding's output require a gradient, does not care.
+    """
+    return any("enable_input_require_grads" not in getattr(h, "__qualname__", "") for h in hooks.values())
 
 
 class _State:

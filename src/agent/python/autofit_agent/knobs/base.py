@@ -56,6 +56,19 @@ class Knob:
     def verify(self):
         """The value in force, read from what it acts on; None where it is not in force."""
 
+    def verify_switch(self):
+        """Turned through a framework's switch: its object must say so, and the process must show it."""
+        said, how, why_not = self.session.frameworks.read(self.name)
+        if said is None:
+            self.how, self.reason = how, why_not
+            return None
+        seen = self.verify()
+        self.how = how if seen == said or not self.how else "%s; %s" % (how, self.how)
+        if seen != said:
+            self.reason = self.reason or "%s is %s, but %s is in force" % (how, said, seen)
+            return None
+        return said
+
     def double_backward(self):
         """The script was seen to differentiate through gradients."""
 
@@ -66,7 +79,7 @@ class Knob:
         """`KnobReport` of the contract, without what was requested."""
         effective, reason = None, self.reason
         if reason is None:
-            effective = self.verify()
+            effective = self.verify_switch() if self.way == "framework" else self.verify()
             # What is not in force yet may be later: only a refusal is for good.
             reason, self.reason = self.reason, None
         return {

@@ -92,10 +92,7 @@ class Checkpoint(Knob):
 
     def _switch_on(self, model, blocks, chosen):
         """A transformers model: its own switch also turns the key-value cache off."""
-        words = {"use_reentrant": False}
-        if self.selection is not None:
-            words["context_fn"] = self.selection.contexts
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=words)
+        switch(model, True, self.selection)
         kept = {id(block) for block in chosen}
         for block in blocks.modules:
             if id(block) not in kept and "gradient_checkpointing" in block.__dict__:
@@ -103,8 +100,14 @@ class Checkpoint(Knob):
         self.switched.append(model)
         self.expected += len(chosen)
         self.places.append(
-            "%s.gradient_checkpointing_enable (%d of %d %s)"
-            % (type(model).__name__, len(chosen), len(blocks.modules), blocks.block_class.__name__)
+            "%s.%s_checkpointing_enable (%d of %d %s)"
+            % (
+                type(model).__name__,
+                switch_name(model),
+                len(chosen),
+                len(blocks.modules),
+                blocks.block_class.__name__,
+            )
         )
 
     def _patch(self, cls):
@@ -218,7 +221,7 @@ class Checkpoint(Knob):
             return "none" if done == 0 else "all"
         if not self.acts:
             self.how = "%d calls of torch.utils.checkpoint in a forward" % done
-            return self.wanted if done else None
+            return self._by_number(done)
         self.how = "torch.utils.checkpoint around " + "; ".join(self.places)
         if compiled and self.members:
             self.objects = self.expected  # traced: the calls are inside the compiled graph
@@ -233,6 +236,17 @@ class Checkpoint(Knob):
             self.how += ", results of %d operators kept" % self.selection.first
         return self.wanted
 
+    def _by_number(self, done):
+        """`all` or `alternate`, by the number of calls that somebody else made in a forward."""
+        blocks = [
+            root.info["blocks"]["count"]
+            for root in self.session.roots.roots
+            if root.info and root.info["blocks"]
+        ]
+        if not done:
+            return None
+        return "alternate" if blocks and 2 * done <= max(blocks) + 1 else "all"
+
     def undo(self):
         self.members.clear()
         for cls, own, ours in self.patched:
@@ -242,7 +256,7 @@ class Checkpoint(Knob):
                 else:
                     cls.forward = own
         for model in self.switched:
-            model.gradient_checkpointing_disable()
+            switch(model, False)
         self.patched, self.switched = [], []
 
 
@@ -322,3 +336,20 @@ def has_own_switch(module):
         ):
             return m
     return None
+
+
+def switch_name(model):
+    """The newer name where there is one: the older one is deprecated from transformers 5 on."""
+    return "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+
+
+def switch(model, on, selection=None):
+    """Turns the model's own checkpointing on, without reentrant autograd, or off."""
+    name = switch_name(model) + "_checkpointing"
+    if on:
+        words = {"use_reentrant": False}
+        if selection is not None:
+            words["context_fn"] = selection.contexts
+        getattr(model, name + "_enable")(**{name + "_kwargs": words})
+    else:
+        getattr(model, name + "_disable")()

@@ -117,10 +117,13 @@ class BatchSize(LoaderKnob):
     def read(self, loader):
         own = loader.batch_size
         own = own if own is not None else getattr(loader.batch_sampler, "batch_size", None)
+        if own is None:
+            return None
         plan = self.session.plan
-        if own is not None and plan.ways.get("accumulation") == "option":
+        if plan.ways.get("accumulation") == "option":
             return own * plan.settings.get("accumulation", 1)  # the script's own option made it smaller
-        return own
+        # A framework that was asked to accumulate draws its micro-batches from the loader.
+        return own * self.session.frameworks.parts
 
     def verify(self):
         if self.loader() is not None:

@@ -28,6 +28,8 @@ pub(super) struct Session<'a> {
     pub plan: &'a SearchPlan,
     /// What the procedure has asked for, in order.
     pub seen: Vec<&'a Observation>,
+    /// Launches that only compare how training goes: they tell nothing of speed or memory.
+    pub compared: Vec<&'a Observation>,
     /// What it has not asked for yet.
     rest: Vec<&'a Observation>,
     /// Struck out.
@@ -45,6 +47,7 @@ impl<'a> Session<'a> {
         Self {
             plan,
             seen: Vec::new(),
+            compared: Vec::new(),
             rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
             bans: Vec::new(),
             skipped: Vec::new(),
@@ -64,14 +67,14 @@ impl<'a> Session<'a> {
         let mut last = None;
         loop {
             let o = match (self.once(settings, purpose), last) {
+                (Ok(o), _) if purpose == Purpose::Parity => return Ok(o), // load does no harm to it
                 (Err(Halt::Spent(_)), Some(disturbed)) => return Ok(disturbed),
                 (answer, _) => answer?,
             };
             last = Some(o);
             let disturbed = |o: &&&Observation| o.verdict == Verdict::Disturbed;
             let all = self.seen.iter().filter(disturbed).count();
-            let same =
-                |o: &&&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+            let same = |o: &&&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
             let each = self.seen.iter().filter(disturbed).filter(same).count();
             if o.verdict != Verdict::Disturbed || each > DISTURBED_EACH || all > DISTURBED_ALL {
                 return Ok(o);
@@ -80,12 +83,16 @@ impl<'a> Session<'a> {
     }
 
     fn once(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
-        let same = |o: &&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+        let same = |o: &&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
         let Some(at) = self.rest.iter().position(same) else {
             self.affordable(purpose)?;
             return Err(Halt::Launch(TrialSpec { settings: settings.clone(), purpose }));
         };
         let o = self.rest.remove(at);
+        if o.purpose == Purpose::Parity {
+            self.compared.push(o);
+            return Ok(o);
+        }
         self.seen.push(o);
         self.learn(o);
         Ok(o)
@@ -100,14 +107,15 @@ impl<'a> Session<'a> {
         let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
         let reserve = u32::from(!confirm);
-        let launched = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        let launched = u32::try_from(self.seen.len() + self.compared.len()).unwrap_or(u32::MAX);
         if let Some(most) = self.plan.limits.max_trials
             && launched + 1 + reserve > most
         {
             return Err(Halt::Spent(format!("the limit of {most} launches")));
         }
         let Some(budget) = self.plan.limits.budget else { return Ok(()) };
-        let spent = self.overhead * self.seen.iter().map(|o| o.seconds).sum::<f64>();
+        let all = self.seen.iter().chain(&self.compared);
+        let spent = self.overhead * all.map(|o| o.seconds).sum::<f64>();
         let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
         let (launch, confirming) = self.usual_seconds();
         let need = if confirm { confirming } else { launch + confirming };

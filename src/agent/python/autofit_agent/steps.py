@@ -95,7 +95,7 @@ class Steps:
         self.session.phase = "train"
         self.session.phases.finish()
         if len(self._stack) == 1:
-            self.session.losses.before_update(optimizer)
+            self.session.norms.before_update(optimizer)
 
     def _after(self, optimizer, _args, _kwargs):
         if self.session.state != "training" or optimizer not in self._stack:
@@ -160,6 +160,11 @@ class Steps:
         if wait or now - self._written > LATE:
             self._written = now
             self.session.flush()
+
+    def skip_time(self):
+        """What has passed since the end of the last step is no part of the next one."""
+        if self._clock is not None:
+            self._clock.start()
 
     # When enough was measured
 

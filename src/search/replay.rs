@@ -4,7 +4,10 @@ use super::SearchPlan;
 use super::bans::{Ban, blame};
 use super::launches::{State, state_of};
 use super::outcome::Skipped;
+use crate::model::observation::Kind;
 use crate::model::{Configuration, Inspection, Observation, Purpose, TrialSpec, Verdict};
+use crate::verdict::bands::Terms;
+use crate::verdict::parity::{Parity, Trace, check, is_reference, unrepeatable};
 
 /// A disturbed launch is repeated this often for one configuration ...
 const DISTURBED_EACH: usize = 1;
@@ -71,6 +74,9 @@ impl<'a> Session<'a> {
                 (Err(Halt::Spent(_)), Some(disturbed)) => return Ok(disturbed),
                 (answer, _) => answer?,
             };
+            if self.may_be_noise(o) {
+                return self.against_noise(o);
+            }
             last = Some(o);
             let disturbed = |o: &&&Observation| o.verdict == Verdict::Disturbed;
             let all = self.seen.iter().filter(disturbed).count();
@@ -94,8 +100,46 @@ impl<'a> Session<'a> {
             return Ok(o);
         }
         self.seen.push(o);
-        self.learn(o);
+        if !self.may_be_noise(o) {
+            self.learn(o);
+        }
         Ok(o)
+    }
+
+    /// Whether it differs from a baseline of which nobody knows how well it repeats itself.
+    fn may_be_noise(&self, o: &Observation) -> bool {
+        let references = self.seen.iter().filter(|o| is_reference(o)).count();
+        o.verdict == Verdict::Diverged && o.purpose.kind() == Kind::Measured && references == 1
+    }
+
+    /// Launches the script as it is once more: if that differs from itself as much, what has diverged is launched again
+    /// and judged by it.
+    fn against_noise(&mut self, o: &'a Observation) -> Step<&'a Observation> {
+        let again = match self.once(&Configuration::baseline(), Purpose::Repeat) {
+            Err(Halt::Spent(_)) => None,
+            other => Some(other?),
+        };
+        let baseline = self.seen.iter().find(|o| is_reference(o)).copied();
+        let (Some(again), Some(baseline)) = (again.filter(|a| is_reference(a)), baseline) else {
+            self.learn(o);
+            return Ok(o);
+        };
+        let terms = Terms::new(&o.settings, self.inspection());
+        let judged = check(Trace::of(baseline), Trace::of(o), &terms, Some(Trace::of(again))).parity;
+        if matches!(judged, Parity::Diverged(_)) {
+            self.learn(o);
+            return Ok(o);
+        }
+        if let Some(why) = unrepeatable(Trace::of(baseline), Trace::of(again), &terms) {
+            self.notes.push(format!("whether settings change training cannot be told: {why}"));
+        }
+        match self.once(&o.settings, o.purpose) {
+            Err(Halt::Spent(_)) => {
+                self.learn(o);
+                Ok(o)
+            }
+            other => other,
+        }
     }
 
     /// Whether a launch can be paid for and the confirm trial after it, too.

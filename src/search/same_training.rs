@@ -67,7 +67,8 @@ fn compare(session: &mut Session<'_>, space: &Space<'_>, winner: &Configuration)
             "the script as it is does not fit, and its batch cannot be made smaller from here".to_owned()
         ));
     };
-    let least = 2 * winner.int(Knob::Accumulation).unwrap_or(1);
+    // A part of the batch needs a sample.
+    let least = winner.int(Knob::Accumulation).unwrap_or(1).max(2);
     let mut tried = Vec::new();
     for batch in DIVISORS.map(|d| (own / d).max(least)) {
         if batch >= own || tried.contains(&batch) {

@@ -1,9 +1,9 @@
 """What the first steps have made of the model, for the launcher to compare with the baseline's.
 
 Before the first call of a root the parameters and buffers are sketched (`sketch.py`), and two samples of the
-first root's arguments are kept.  After `parity_steps` steps the `parity` record tells the parameters, how they
-have changed, the buffers that have changed (the statistics of BatchNorm), and what the first root makes of the
-kept samples in evaluation mode.
+first root's arguments are kept.  After `parity_steps` steps the `parity` record tells the parameters, how
+they have changed, the buffers that have changed (the statistics of BatchNorm), and what the first root makes
+of the kept samples in evaluation mode.
 
 The trial sees nothing of it: the evaluation leaves no trace in the module or in any random state
 (`untouched.py`), its time is taken out of the steps', and it comes when the peak is behind it: two samples
@@ -179,12 +179,13 @@ class Fingerprints:
                 output = module(*args, **kwargs)
                 told = {}
                 for path, leaf in tree.leaves(output):
-                    if len(told) < MOST_OUTPUTS and isinstance(leaf, torch.Tensor):
-                        if leaf.is_floating_point() and leaf.layout == torch.strided:
-                            told[tree.path_text(path)] = self._numbers([leaf])
+                    if len(told) < MOST_OUTPUTS and _is_vector(leaf, torch):
+                        told[tree.path_text(path)] = self._numbers([leaf])
         except Exception as error:
             text = str(error).strip().split("\n")[0][:200]
-            raise NotCompared(f"an evaluation of two samples fails: {type(error).__name__}: {text}") from error
+            raise NotCompared(
+                f"an evaluation of two samples fails: {type(error).__name__}: {text}"
+            ) from error
         if not told:
             raise NotCompared("the model returns no tensors")
         return inputs, told
@@ -192,6 +193,10 @@ class Fingerprints:
 
 def _tensors(value, torch):
     return [leaf for _, leaf in tree.leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _is_vector(leaf, torch):
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.layout == torch.strided
 
 
 def _hooked(module):

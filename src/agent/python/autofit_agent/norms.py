@@ -2,8 +2,8 @@
 
 Clipping hides a loss that is several times too large: the norm before it is the one that tells, taken after
 each outermost backward (reduction among ranks is part of it) and once more where a clipping function of torch
-is called, since a script may scale or reduce its gradients between the two.  The norm that the optimizer takes
-tells whether the script's clipping is still in force.  Both are without a gradient scale.
+is called, since a script may scale or reduce its gradients between the two.  The norm that the optimizer
+takes tells whether the script's clipping is still in force.  Both are without a gradient scale.
 """
 
 from . import imports, patches
@@ -77,9 +77,10 @@ class Norms:
         ids = {id(p) for p in parameters}
         for reference in self.session.optimizers:
             optimizer = reference()
-            if optimizer is not None and id(optimizer) not in self._before:
-                if any(id(p) in ids for p in parameters_of(optimizer)):
-                    self._before[id(optimizer)] = self._square(optimizer, self._scale_of(optimizer))
+            if optimizer is None or id(optimizer) in self._before:
+                continue
+            if any(id(p) in ids for p in parameters_of(optimizer)):
+                self._before[id(optimizer)] = self._square(optimizer, self._scale_of(optimizer))
 
     def before_update(self, optimizer):
         """Called by steps.py before an optimizer's step."""

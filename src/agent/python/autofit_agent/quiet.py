@@ -1,4 +1,4 @@
-"""A launch without random draws: dropout is off, and a loader's random transforms depend on the samples alone.
+"""A launch without random draws: dropout is off, and a loader's random transforms depend on the samples.
 
 Where a knob makes dropout or transforms draw other numbers (a split, other workers), two runs cannot be
 compared step by step.  The launcher then runs both once more with this part on: the same draws in either.

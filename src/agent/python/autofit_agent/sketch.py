@@ -2,13 +2,13 @@
 
 Each element is added, with a fixed random sign, to one of `WIDTH` sums.  The sketch is linear, so that the
 sketch of a difference is the difference of the sketches, and the square of its length is on average the
-square of the vector's: two runs are compared by their sketches, and a change needs no copy of what was before.
+square of the vector's: runs are compared by their sketches, and a change needs no copy of what was before.
 """
 
 WIDTH = 16
 _SEED = 20240
-# Elements at a time, in double precision: half a MiB on the host, so that no peak of training is raised by it;
-# on a device each kernel's start counts.
+# Elements at a time, in double precision: half a MiB on the host, so that no peak of training is raised by
+# it; on a device each kernel's start counts.
 _CHUNK = {"cpu": 1 << 16}
 _DEVICE_CHUNK = 1 << 20
 

@@ -63,6 +63,7 @@ macro_rules! modules {
 modules! {
     plain {
         test_examples_equal
+        test_fingerprints
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16

@@ -57,6 +57,8 @@ fn observation(trial: u32) -> Observation {
         tail: vec!["\u{1b}[31mline \"with\" everything\n\0".into()],
         inspection: None,
         ranks: BTreeMap::new(),
+        taken_norms: vec![],
+        after: None,
         parity: None,
         torch: false,
     }

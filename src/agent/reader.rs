@@ -98,7 +98,7 @@ fn parse(line: &[u8]) -> Parsed {
 }
 
 /// The tags of [`crate::model::event::Record`].
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "hello",
     "framework",
     "options",
@@ -113,6 +113,7 @@ const KNOWN: [&str; 15] = [
     "fault",
     "heartbeat",
     "memory",
+    "parity",
     "end",
 ];
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo, SwitchInfo};
 use super::knob::{Knob, Value};
+use super::parity::AfterSteps;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,6 +115,8 @@ pub enum Record {
         /// Steps finished.
         step: u64,
     },
+    /// What the first `parity_steps` steps have made of the model.
+    Parity(AfterSteps),
     /// Memory at a moment that matters (end of a phase, end of the trial).
     Memory(MemoryReading),
     /// The last line.
@@ -185,6 +188,8 @@ pub struct Step {
     pub loss: Option<f64>,
     /// L2 norm of all gradients before clipping (first `parity_steps` only).
     pub grad_norm: Option<f64>,
+    /// The same as the optimizer takes them, after clipping.
+    pub taken_norm: Option<f64>,
     /// Peak allocated since the trial began (CUDA), bytes.
     pub allocated_peak: u64,
     /// Peak reserved since the trial began (CUDA), bytes.

@@ -13,6 +13,7 @@ pub mod inspection;
 pub mod knob;
 pub mod number;
 pub mod observation;
+pub mod parity;
 pub mod plan;
 pub mod policy;
 pub mod progress;

@@ -9,6 +9,7 @@ use super::event::{KnobReport, Phase};
 use super::failure::Failure;
 use super::inspection::Inspection;
 use super::number;
+use super::parity::{AfterSteps, Compared};
 
 /// Why a trial was launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,8 +25,34 @@ pub enum Purpose {
     Prune,
     /// Measured only to advise (a bound looser than what was allowed).
     Advice,
+    /// The script as it is, or the winner, only to compare how they train: with a smaller batch where the script's own
+    /// does not fit, and without random draws.
+    Parity,
     /// The winner through the production path.
     Confirm,
+}
+
+impl Purpose {
+    /// Launches of one configuration are alike within a kind: measured; with the coverage of a confirm trial; only to
+    /// compare how it trains.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Confirm => Kind::Confirm,
+            Self::Parity => Kind::Parity,
+            _ => Kind::Measured,
+        }
+    }
+}
+
+/// What a launch goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The first steps, timed.
+    Measured,
+    /// Evaluation, saving and the largest batch, too.
+    Confirm,
+    /// A few steps without random draws.
+    Parity,
 }
 
 /// How a process ended; these are never merged.
@@ -226,9 +253,15 @@ pub struct Observation {
     /// Pre-clip gradient norm of the first steps.
     #[serde(with = "number")]
     pub grad_norms: Vec<f64>,
-    /// How losses and gradient norms compare with the baseline's, in a sentence; absent for the baseline.
+    /// Norm of what the optimizer takes, of the first steps.
+    #[serde(default, with = "number")]
+    pub taken_norms: Vec<f64>,
+    /// What these steps have made of the model.
     #[serde(default)]
-    pub parity: Option<String>,
+    pub after: Option<AfterSteps>,
+    /// How all of this compares with the baseline's; absent for the baseline.
+    #[serde(default, rename = "compared")]
+    pub parity: Option<Compared>,
     /// Whether torch was imported where the agent was.
     #[serde(default)]
     pub torch: bool,

@@ -123,6 +123,9 @@ pub struct AgentPlan {
     pub cap_bytes: Option<u64>,
     /// Loss and pre-clip gradient norm are recorded for this many first steps.
     pub parity_steps: u32,
+    /// Nothing is drawn at random in training: dropout is off, transforms depend on the sample alone.
+    #[serde(default)]
+    pub quiet: bool,
     /// Seed `random`, NumPy and torch with this before the script's first line; production leaves it `None`.
     pub seed: Option<u64>,
     /// Index (order of construction) of the DataLoader that training draws from, once an inspection knows it.

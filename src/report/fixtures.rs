@@ -53,6 +53,8 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         cap: cap(),
         losses: vec![],
         grad_norms: vec![],
+        taken_norms: vec![],
+        after: None,
         parity: None,
         torch: true,
         coverage: None,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 use crate::model::event::Phase;
 use crate::model::observation::{Cap, Coverage, ProcessEnd};
+use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
 
@@ -224,7 +225,10 @@ pub struct Candidate {
 /// Loss and gradients of the first steps, same seed and data, beside those of another trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
-    /// The judgement, when there was one.
+    /// The judgement in one word, when there was one.
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
+    /// The judgement in a sentence.
     pub sentence: Option<String>,
     /// The other trial; absent when the two have no steps in common.
     pub with_trial: Option<u32>,
@@ -234,6 +238,12 @@ pub struct Parity {
     pub loss: Option<f64>,
     /// Largest relative difference of the gradient norm before clipping; absent when it was not recorded.
     pub grad_norm: Option<f64>,
+    /// Largest difference of each quantity that was judged, with what was allowed.
+    #[serde(default)]
+    pub figures: Vec<Figure>,
+    /// The batch that both ran with, where it is not the script's own.
+    #[serde(default)]
+    pub batch: Option<i64>,
 }
 
 /// A confirm trial.

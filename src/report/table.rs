@@ -4,6 +4,7 @@ use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial,
 use super::style::{Style, hang, one_line, wrap};
 use super::{redact, shortfall, words};
 use crate::model::observation::Cap;
+use crate::model::parity::Outcome;
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Purpose, Verdict};
 
@@ -247,7 +248,12 @@ fn winner(w: &Candidate, r: &TuneResult, say: &mut impl FnMut(&str, &str)) {
 /// `loss within 0.02 % of the baseline's over 4 steps`, or the judgement's own sentence.
 fn parity(p: &Parity, r: &TuneResult) -> Option<String> {
     if let Some(sentence) = &p.sentence {
-        return Some(format!("parity: {sentence}"));
+        let word = match p.outcome {
+            Some(Outcome::Agrees) => "trains like the script as it is: ",
+            _ => "",
+        };
+        let batch = p.batch.map(|b| format!(", at a batch of {b}")).unwrap_or_default();
+        return Some(format!("parity: {word}{sentence}{batch}"));
     }
     let of = match p.with_trial? {
         n if r.baseline.as_ref().is_some_and(|b| b.trial == n) => "the baseline's".to_owned(),

@@ -98,6 +98,7 @@ pub fn what(settings: &Configuration, purpose: Purpose) -> String {
         Purpose::Baseline | Purpose::Climb | Purpose::Prune => settings,
         Purpose::Repeat => format!("again: {settings}"),
         Purpose::Advice => format!("for advice: {settings}"),
+        Purpose::Parity => format!("losses compared: {settings}"),
         Purpose::Confirm => format!("confirm: {settings}"),
     }
 }

@@ -20,7 +20,9 @@
 //!    [`crate::verdict::compare`] tells them apart or they have had their share.
 //! 5. **Prune**: each knob of the winner is taken away once; where that makes no measurable difference, and it still
 //!    fits, the simpler configuration wins.
-//! 6. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
+//! 6. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
+//!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
+//! 7. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
 //!
 //! Whatever the budget cuts short, the best so far is confirmed: its time is kept back from the start.
 //!
@@ -38,6 +40,7 @@ mod outcome;
 mod priors;
 mod procedure;
 mod replay;
+mod same_training;
 mod settle;
 mod space;
 mod speed;

@@ -7,6 +7,7 @@ use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
 use super::priors::Context;
 use super::replay::{Halt, Session, Step};
+use super::same_training::{Training, same_training};
 use super::settle::{ranking, settle};
 use super::space::{Space, with};
 use crate::model::event::Phase;
@@ -228,6 +229,14 @@ fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) 
     let mut failed: Vec<Configuration> = Vec::new();
     let mut candidate = Some(winner);
     while let Some(settings) = candidate {
+        if let Training::Other(trial, why) = same_training(session, space, &settings)? {
+            session.notes.push(format!("{settings} trains otherwise (trial {trial}: {why})"));
+            session.skip(settings.to_string(), format!("diverged: {why}"));
+            failed.push(settings);
+            let others = ranking(session, space).into_iter().map(|(c, _)| c);
+            candidate = others.into_iter().find(|c| !failed.contains(c)).filter(|_| failed.len() < CONFIRMS);
+            continue;
+        }
         let o = match session.launch(&settings, Purpose::Confirm) {
             Ok(o) => o,
             Err(Halt::Spent(limit)) => {
@@ -245,7 +254,7 @@ fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) 
             .then(|| between_phases(space, &settings, o).or_else(|| next_best(session, space, &failed, o)))
             .flatten();
     }
-    let reason = "what fitted in short launches did not hold in a longer one".to_owned();
+    let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
     Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
 }
 

@@ -4,7 +4,10 @@ use super::SearchPlan;
 use super::bans::{Ban, blame};
 use super::launches::{State, state_of};
 use super::outcome::Skipped;
+use crate::model::observation::Kind;
 use crate::model::{Configuration, Inspection, Observation, Purpose, TrialSpec, Verdict};
+use crate::verdict::bands::Terms;
+use crate::verdict::parity::{Parity, Trace, check, is_reference, unrepeatable};
 
 /// A disturbed launch is repeated this often for one configuration ...
 const DISTURBED_EACH: usize = 1;
@@ -28,6 +31,8 @@ pub(super) struct Session<'a> {
     pub plan: &'a SearchPlan,
     /// What the procedure has asked for, in order.
     pub seen: Vec<&'a Observation>,
+    /// Launches that only compare how training goes: they tell nothing of speed or memory.
+    pub compared: Vec<&'a Observation>,
     /// What it has not asked for yet.
     rest: Vec<&'a Observation>,
     /// Struck out.
@@ -45,6 +50,7 @@ impl<'a> Session<'a> {
         Self {
             plan,
             seen: Vec::new(),
+            compared: Vec::new(),
             rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
             bans: Vec::new(),
             skipped: Vec::new(),
@@ -64,14 +70,17 @@ impl<'a> Session<'a> {
         let mut last = None;
         loop {
             let o = match (self.once(settings, purpose), last) {
+                (Ok(o), _) if purpose == Purpose::Parity => return Ok(o), // load does no harm to it
                 (Err(Halt::Spent(_)), Some(disturbed)) => return Ok(disturbed),
                 (answer, _) => answer?,
             };
+            if self.may_be_noise(o) {
+                return self.against_noise(o);
+            }
             last = Some(o);
             let disturbed = |o: &&&Observation| o.verdict == Verdict::Disturbed;
             let all = self.seen.iter().filter(disturbed).count();
-            let same =
-                |o: &&&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+            let same = |o: &&&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
             let each = self.seen.iter().filter(disturbed).filter(same).count();
             if o.verdict != Verdict::Disturbed || each > DISTURBED_EACH || all > DISTURBED_ALL {
                 return Ok(o);
@@ -80,15 +89,57 @@ impl<'a> Session<'a> {
     }
 
     fn once(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
-        let same = |o: &&Observation| o.settings == *settings && confirms(o.purpose) == confirms(purpose);
+        let same = |o: &&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
         let Some(at) = self.rest.iter().position(same) else {
             self.affordable(purpose)?;
             return Err(Halt::Launch(TrialSpec { settings: settings.clone(), purpose }));
         };
         let o = self.rest.remove(at);
+        if o.purpose == Purpose::Parity {
+            self.compared.push(o);
+            return Ok(o);
+        }
         self.seen.push(o);
-        self.learn(o);
+        if !self.may_be_noise(o) {
+            self.learn(o);
+        }
         Ok(o)
+    }
+
+    /// Whether it differs from a baseline of which nobody knows how well it repeats itself.
+    fn may_be_noise(&self, o: &Observation) -> bool {
+        let references = self.seen.iter().filter(|o| is_reference(o)).count();
+        o.verdict == Verdict::Diverged && o.purpose.kind() == Kind::Measured && references == 1
+    }
+
+    /// Launches the script as it is once more: if that differs from itself as much, what has diverged is launched again
+    /// and judged by it.
+    fn against_noise(&mut self, o: &'a Observation) -> Step<&'a Observation> {
+        let again = match self.once(&Configuration::baseline(), Purpose::Repeat) {
+            Err(Halt::Spent(_)) => None,
+            other => Some(other?),
+        };
+        let baseline = self.seen.iter().find(|o| is_reference(o)).copied();
+        let (Some(again), Some(baseline)) = (again.filter(|a| is_reference(a)), baseline) else {
+            self.learn(o);
+            return Ok(o);
+        };
+        let terms = Terms::new(&o.settings, self.inspection());
+        let judged = check(Trace::of(baseline), Trace::of(o), &terms, Some(Trace::of(again))).parity;
+        if matches!(judged, Parity::Diverged(_)) {
+            self.learn(o);
+            return Ok(o);
+        }
+        if let Some(why) = unrepeatable(Trace::of(baseline), Trace::of(again), &terms) {
+            self.notes.push(format!("whether settings change training cannot be told: {why}"));
+        }
+        match self.once(&o.settings, o.purpose) {
+            Err(Halt::Spent(_)) => {
+                self.learn(o);
+                Ok(o)
+            }
+            other => other,
+        }
     }
 
     /// Whether a launch can be paid for and the confirm trial after it, too.
@@ -100,14 +151,15 @@ impl<'a> Session<'a> {
         let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
         let reserve = u32::from(!confirm);
-        let launched = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        let launched = u32::try_from(self.seen.len() + self.compared.len()).unwrap_or(u32::MAX);
         if let Some(most) = self.plan.limits.max_trials
             && launched + 1 + reserve > most
         {
             return Err(Halt::Spent(format!("the limit of {most} launches")));
         }
         let Some(budget) = self.plan.limits.budget else { return Ok(()) };
-        let spent = self.overhead * self.seen.iter().map(|o| o.seconds).sum::<f64>();
+        let all = self.seen.iter().chain(&self.compared);
+        let spent = self.overhead * all.map(|o| o.seconds).sum::<f64>();
         let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
         let (launch, confirming) = self.usual_seconds();
         let need = if confirm { confirming } else { launch + confirming };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::event::{EndReason, Event, KnobReport, Phase, Record, Step};
 use crate::model::observation::{Coverage, Peaks};
+use crate::model::parity::AfterSteps;
 use crate::model::{Inspection, Knob};
 use crate::verdict::OomFact;
 use crate::verdict::timing::step_lost;
@@ -159,6 +160,19 @@ impl Records {
     /// Pre-clip gradient norm of the first steps.
     pub fn grad_norms(&self, steps: usize) -> Vec<f64> {
         self.first(steps, |s| s.grad_norm)
+    }
+
+    /// Norm of what the optimizer takes, of the first steps.
+    pub fn taken_norms(&self, steps: usize) -> Vec<f64> {
+        self.first(steps, |s| s.taken_norm)
+    }
+
+    /// What the first steps have made of the model, as the first rank tells.
+    pub fn after_steps(&self) -> Option<AfterSteps> {
+        self.all().find_map(|r| match r {
+            Record::Parity(after) => Some(after.clone()),
+            _ => None,
+        })
     }
 
     fn first(&self, count: usize, value: impl Fn(&Step) -> Option<f64>) -> Vec<f64> {

@@ -11,9 +11,10 @@ use tokio::sync::watch;
 
 use super::Executor;
 use super::collect::Records;
-use super::observe::{Reference, observe};
+use super::observe::observe;
 use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
+use super::references::References;
 use super::room;
 use crate::agent::{AgentFiles, EventReader};
 use crate::model::event::Record;
@@ -88,7 +89,7 @@ pub struct LocalExecutor<P> {
     stop: watch::Receiver<Stop>,
     tell: P,
     inspection: Option<Inspection>,
-    baseline: Option<Reference>,
+    references: References,
     budget_left: Box<dyn Fn() -> Option<f64>>,
     noted: Vec<String>,
 }
@@ -103,8 +104,9 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         budget_left: Box<dyn Fn() -> Option<f64>>,
         tell: P,
     ) -> Self {
+        let references = References::default();
         let mut executor =
-            Self { site, agent, stop, tell, inspection: None, baseline: None, budget_left, noted: vec![] };
+            Self { site, agent, stop, tell, inspection: None, references, budget_left, noted: vec![] };
         for observation in history {
             executor.learn(observation);
         }
@@ -137,12 +139,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         if self.inspection.is_none() {
             self.inspection.clone_from(&observation.inspection);
         }
-        if observation.settings.is_baseline() && self.baseline.is_none() && !observation.losses.is_empty() {
-            self.baseline = Some(Reference {
-                losses: observation.losses.clone(),
-                grad_norms: observation.grad_norms.clone(),
-            });
-        }
+        self.references.learn(observation);
     }
 }
 
@@ -156,7 +153,8 @@ impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
         };
         self.wait_for_device(&baseline).await;
         let least_free = trial.least_free;
-        let observation = observe(&self.site, number, spec, trial, ended, self.baseline.as_ref());
+        let found = self.inspection.as_ref();
+        let observation = observe(&self.site, number, spec, trial, ended, &self.references, found);
         room::refuse_full(&self.site.scratch, &observation, least_free)?;
         let observation = self.with_inspection(observation);
         self.learn(&observation);

@@ -15,6 +15,7 @@ pub mod observe;
 pub mod patience;
 pub mod prepare;
 pub mod recorded;
+pub mod references;
 mod room;
 pub mod schedule;
 

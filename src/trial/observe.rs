@@ -2,15 +2,15 @@
 
 use super::collect::Records;
 use super::local::{Site, Trial};
+use super::references::References;
 use super::schedule::PARITY_STEPS;
 use crate::inspect::build_inspection;
 use crate::model::event::EndReason;
 use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd};
 use crate::model::plan::Device;
-use crate::model::{Observation, Purpose, TrialSpec, VERSION, Verdict};
+use crate::model::{Inspection, Observation, Purpose, TrialSpec, VERSION, Verdict};
 use crate::process::Ended;
-use crate::verdict::parity::{Parity, Trace};
-use crate::verdict::{TrialFacts, failure, judge, parity, thrash, timing};
+use crate::verdict::{TrialFacts, failure, judge, thrash, timing};
 use crate::watch::WatchSummary;
 
 /// Lines of output kept in an observation.
@@ -19,15 +19,6 @@ const TAIL_LINES: usize = 60;
 /// Bytes of output that are read for what went wrong; the end of a log says it.
 const READ_BYTES: u64 = 4 << 20;
 
-/// Losses and gradient norms of the baseline that others are compared with.
-#[derive(Debug, Clone, Default)]
-pub struct Reference {
-    /// Of the first steps.
-    pub losses: Vec<f64>,
-    /// Before clipping.
-    pub grad_norms: Vec<f64>,
-}
-
 /// Puts together what is known.
 pub(super) fn observe(
     site: &Site,
@@ -35,7 +26,8 @@ pub(super) fn observe(
     spec: &TrialSpec,
     mut trial: Trial,
     ended: Option<Ended>,
-    reference: Option<&Reference>,
+    references: &References,
+    found: Option<&Inspection>,
 ) -> Observation {
     let seconds = trial.started.elapsed().as_secs_f64();
     for (rank, event) in trial.reader.read() {
@@ -52,23 +44,9 @@ pub(super) fn observe(
     let steps = records.steps();
     let rank_steps: Vec<&[_]> = steps.values().map(Vec::as_slice).filter(|s| !s.is_empty()).collect();
     let timing = timing::measure(&rank_steps, records.first_step_at().unwrap_or(0.0));
-    let losses = records.losses(PARITY_STEPS as usize);
-    let grad_norms = records.grad_norms(PARITY_STEPS as usize);
-    // A confirm trial trains on the largest batch first: its data are not the baseline's, and the same settings were
-    // compared when they were measured.
-    let comparable = !spec.settings.is_baseline() && spec.purpose != Purpose::Confirm;
-    let compared = reference.filter(|_| comparable).map(|r| {
-        let class = class_here(site, spec, records);
-        parity::check(
-            Trace { losses: &r.losses, grad_norms: &r.grad_norms },
-            Trace { losses: &losses, grad_norms: &grad_norms },
-            class,
-            None,
-        )
-    });
     let disturbance = disturbance(watched.as_ref(), records);
     let good_end = matches!(end, ProcessEnd::Exited { code: 0 });
-    let facts = TrialFacts {
+    let mut facts = TrialFacts {
         end: end.clone(),
         hello: records.hello(&trial.prepared.plan.nonce),
         knobs: records.all_knobs(),
@@ -83,10 +61,9 @@ pub(super) fn observe(
         steps: records.step_count(),
         min_steps: trial.prepared.plan.schedule.min_steps,
         thrash: rank_steps.iter().find_map(|s| thrash::thrashing(s)),
-        parity: compared.clone(),
+        parity: None,
         disturbance: disturbance.clone(),
     };
-    let (verdict, why) = judge(&facts);
     let inspection =
         (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
             build_inspection(
@@ -97,52 +74,42 @@ pub(super) fn observe(
                 &site.machine,
             )
         });
-    let tail = match (&verdict, &trial.running) {
-        (Verdict::Fit, _) | (_, Err(_)) => Vec::new(),
-        (_, Ok(running)) => running.tail(TAIL_LINES),
-    };
-    Observation {
+    let mut observation = Observation {
         version: VERSION,
         trial: number,
         purpose: spec.purpose,
         settings: spec.settings.clone(),
-        verdict,
-        why,
+        verdict: Verdict::Failed,
+        why: String::new(),
         end,
-        failure: facts.failure,
+        failure: facts.failure.clone(),
         oom_phase: records.oom_phase(),
         knobs: records.knobs(),
         timing,
         peaks: peaks(site, records, watched.as_ref(), ended.as_ref()),
         cap: ended.as_ref().map_or_else(|| site.cap.clone(), |e| cap(site, e)),
-        losses,
-        grad_norms,
+        losses: records.losses(PARITY_STEPS as usize),
+        grad_norms: records.grad_norms(PARITY_STEPS as usize),
+        taken_norms: records.taken_norms(PARITY_STEPS as usize),
+        after: records.after_steps(),
         coverage: (spec.purpose == Purpose::Confirm).then(|| records.coverage()),
         disturbance,
         steps: records.step_count(),
         seconds,
-        tail,
+        tail: Vec::new(),
         inspection,
         ranks: Default::default(),
-        parity: compared.map(|p| describe(&p)),
+        parity: None,
         torch: records.torch(),
+    };
+    let checked = references.compare(&observation, found);
+    observation.parity = References::told(checked.as_ref());
+    facts.parity = checked.map(|c| c.parity);
+    (observation.verdict, observation.why) = judge(&facts);
+    if let (true, Ok(running)) = (observation.verdict != Verdict::Fit, &trial.running) {
+        observation.tail = running.tail(TAIL_LINES);
     }
-}
-
-/// The loosest class of the settings, as the inspection of this script has them.
-fn class_here(site: &Site, spec: &TrialSpec, records: &Records) -> crate::model::NumericsClass {
-    let _ = (site, records);
-    spec.settings.class()
-}
-
-fn describe(parity: &Parity) -> String {
-    match parity {
-        Parity::Agrees { compared, worst } => {
-            format!("{compared} losses and gradient norms agree, worst difference {:.2e}", worst)
-        }
-        Parity::Diverged(d) => d.to_string(),
-        Parity::NotCompared(why) => format!("not compared: {why}"),
-    }
+    observation
 }
 
 fn peaks(site: &Site, records: &Records, watched: Option<&WatchSummary>, ended: Option<&Ended>) -> Peaks {

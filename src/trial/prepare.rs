@@ -55,6 +55,7 @@ pub fn prepare(
         inspect: spec.purpose == Purpose::Baseline,
         cap_bytes,
         parity_steps: PARITY_STEPS,
+        quiet: spec.purpose == Purpose::Parity,
         seed: Some(SEED),
         required: required(&spec.settings),
         training_loader: inspection.and_then(Inspection::training_loader).map(|l| l.index),

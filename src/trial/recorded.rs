@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use super::Executor;
-use crate::model::{Configuration, Observation, Purpose, TrialSpec};
+use crate::model::observation::Kind;
+use crate::model::{Configuration, Observation, TrialSpec};
 
 /// Answers with recorded launches, each configuration's in the order in which they were recorded.
 #[derive(Debug, Clone)]
 pub struct RecordedExecutor {
-    /// By configuration, and apart for confirm trials, which measure other things on the way.
-    grid: BTreeMap<(Configuration, bool), Vec<Observation>>,
+    /// By configuration, and apart for each kind of launch.
+    grid: BTreeMap<(Configuration, Kind), Vec<Observation>>,
     /// How many of each were handed out.
-    used: BTreeMap<(Configuration, bool), usize>,
+    used: BTreeMap<(Configuration, Kind), usize>,
 }
 
 impl RecordedExecutor {
@@ -28,7 +29,7 @@ impl RecordedExecutor {
         let all: Vec<Observation> = serde_json::from_str(text).context("this is no recorded grid")?;
         let mut grid: BTreeMap<_, Vec<Observation>> = BTreeMap::new();
         for o in all {
-            grid.entry((o.settings.clone(), o.purpose == Purpose::Confirm)).or_default().push(o);
+            grid.entry((o.settings.clone(), o.purpose.kind())).or_default().push(o);
         }
         Ok(Self { grid, used: BTreeMap::new() })
     }
@@ -38,7 +39,7 @@ impl Executor for RecordedExecutor {
     /// # Errors
     /// The grid has no (further) launch of this configuration: an answer that was not measured is not made up.
     async fn run(&mut self, trial: u32, spec: &TrialSpec) -> anyhow::Result<Observation> {
-        let key = (spec.settings.clone(), spec.purpose == Purpose::Confirm);
+        let key = (spec.settings.clone(), spec.purpose.kind());
         let used = self.used.entry(key.clone()).or_default();
         let recorded = self.grid.get(&key).and_then(|all| all.get(*used));
         let mut o = recorded

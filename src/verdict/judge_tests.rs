@@ -1,8 +1,9 @@
 //! The precedence rules, one line of truth a case.
 
 use super::*;
+use crate::model::parity::Quantity;
 use crate::model::{FailureFields, FailureKind, Knob, Value};
-use crate::verdict::parity::{Divergence, Quantity};
+use crate::verdict::parity::{Divergence, Kind};
 
 /// A baseline that ran well; each case changes what it is about.
 fn good() -> TrialFacts {
@@ -68,8 +69,8 @@ fn wanting_amp(change: impl FnOnce(&mut TrialFacts)) -> TrialFacts {
 }
 
 fn diverged() -> Option<Parity> {
-    let (what, means) = (Quantity::Loss, false);
-    Some(Parity::Diverged(Divergence { step: 1, what, baseline: 1.0, trial: 4.0, band: 1e-4, means }))
+    let (what, kind) = (Quantity::Loss, Kind::Step);
+    Some(Parity::Diverged(Divergence { step: 1, what, baseline: 1.0, trial: 4.0, band: 1e-4, kind }))
 }
 
 fn thrash() -> Option<Thrash> {

@@ -3,12 +3,13 @@
 //! - [`failure`] reads a program's output and says what went wrong;
 //! - [`timing`] turns step samples into a throughput, [`compare`] tells two of them apart;
 //! - [`thrash`] sees an allocator that flushes its cache again and again;
-//! - [`parity`] compares losses and gradient norms with the baseline's;
+//! - [`parity`] compares losses, gradients, buffers and outputs with the baseline's, within [`bands`];
 //! - [`judge`] puts all of it together into one [`crate::model::Verdict`] and one sentence.
 //!
 //! **Architecture invariant:** this room is pure: the same facts give the same judgement, on any machine.  An end that
 //! nobody understands is never a success.
 
+pub mod bands;
 pub mod compare;
 pub mod failure;
 pub mod judge;

@@ -1,63 +1,86 @@
 //! Does a trial train like the baseline?
 //!
-//! Compared are the losses and the gradient norms before clipping (clipping hides a loss that is several times too
-//! large) of the first steps, with the same seed and the same data.  The bands below hold at the first step and grow
-//! with each further one, since every update carries the rounding of those before it.
+//! With the same seed and the same data, step by step: losses, gradient norms before clipping (clipping hides a loss
+//! that is several times too large) and as the optimizer takes them (a clipping that is silently off shows there at
+//! once).  After these steps: how the parameters have changed, the buffers (the statistics of BatchNorm show nowhere
+//! else), and an output in evaluation mode.
 //!
-//! | class of the settings | loss, relative | gradient norm, relative | at most |
-//! | --- | --- | --- | --- |
-//! | exact | 1e-4 x (1 + step) | 1e-3 x (1 + step) | 1e-2, 5e-2 |
-//! | precision (bf16 has 8 bits of mantissa, fp16 11, TF32 11) | 2e-2 x (1 + step/2) | 1e-1 x (1 + step/2) | 1e-1, 4e-1 |
-//! | distribution (other random draws) | 0.25, means over all steps | 0.5, means over all steps | |
-//! | dynamics (another training run) | not compared | not compared | |
+//! Relative differences that are allowed ([`bands`]); those of steps grow, since every update carries the rounding of
+//! those before it:
 //!
-//! Where the baseline was run twice, three times the difference of those two runs is added to the band: a script that
-//! does not repeat itself cannot be asked to repeat the baseline.  A loss near zero is measured against a twentieth of
-//! the baseline's median loss instead of itself.
+//! | rounding of the settings | loss | gradient norms | update | buffers | output |
+//! | --- | --- | --- | --- | --- | --- |
+//! | none (exact knobs) | 1e-4 x (1 + step), at most 1e-2 | 1e-3 x (1 + step), at most 5e-2 | 0.5 | 1e-3 | 1e-2 |
+//! | none, but the script itself computes in low precision | 1e-3 x .., 2e-2 | 1e-2 x .., 1e-1 | 0.75 | 1e-2 | 5e-2 |
+//! | 11 bits (fp16, TF32) | 5e-3 x (1 + step/2), 5e-2 | 5e-2 x .., 2e-1 | shown | 2e-2 | 1e-1 |
+//! | 8 bits (bf16) | 2e-2 x (1 + step/2), 1e-1 | 1e-1 x .., 4e-1 | shown | 5e-2 | 2e-1 |
+//!
+//! An update may be off by much although nothing is wrong: steps of Adam are as long where the gradient is nothing but
+//! rounding (biases of attention's keys, of convolutions before BatchNorm).  It is off by 1 where the step is twice as long.
+//!
+//! Where settings draw other random numbers (class distribution), only means over the steps are compared (0.25 for the
+//! loss, 0.5 for the norms); a launch with all draws switched off is then what tells.  Another effective batch is another
+//! training run: not compared.
+//!
+//! Where the baseline was run twice, three times the difference of those two runs is added to the band.  If they differ
+//! beyond rounding at step 0 already, the script does not depend on the seed alone: nothing can be told, and that is said.
+//! A loss near zero is measured against a twentieth of the baseline's median loss instead of itself.
 
-use crate::model::NumericsClass;
+use crate::model::parity::{AfterSteps, Compared, Figure, Outcome, Quantity, Sketch};
+use crate::model::{Observation, Purpose};
 
+use super::bands::{Bands, Terms};
 use super::stats::{mean, median};
 
-/// First steps of one run.
+/// What one run shows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Trace<'a> {
     /// Unscaled loss of each step.
     pub losses: &'a [f64],
     /// L2 norm of all gradients before clipping, of each step.
     pub grad_norms: &'a [f64],
+    /// The same as the optimizer takes them.
+    pub taken_norms: &'a [f64],
+    /// After these steps.
+    pub after: Option<&'a AfterSteps>,
 }
 
-/// What was compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantity {
-    /// The loss.
-    Loss,
-    /// The gradient norm before clipping.
-    GradNorm,
-}
-
-impl std::fmt::Display for Quantity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Loss => "loss",
-            Self::GradNorm => "gradient norm before clipping",
-        })
+impl<'a> Trace<'a> {
+    /// That of a launch.
+    pub fn of(o: &'a Observation) -> Self {
+        Self {
+            losses: &o.losses,
+            grad_norms: &o.grad_norms,
+            taken_norms: &o.taken_norms,
+            after: o.after.as_ref(),
+        }
     }
+
+    fn series(&self) -> [(Quantity, &'a [f64]); 3] {
+        [
+            (Quantity::Loss, self.losses),
+            (Quantity::GradNorm, self.grad_norms),
+            (Quantity::TakenNorm, self.taken_norms),
+        ]
+    }
+}
+
+/// Whether a launch shows how the script trains by itself, with its own data in their order.
+pub fn is_reference(o: &Observation) -> bool {
+    o.settings.is_baseline()
+        && matches!(o.purpose, Purpose::Baseline | Purpose::Repeat | Purpose::Climb | Purpose::Prune)
+        && !o.losses.is_empty()
 }
 
 /// The outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Parity {
     /// Every compared number lies within its band.
-    Agrees {
-        /// Numbers compared.
-        compared: u32,
-        /// Largest relative difference among them.
-        worst: f64,
-    },
+    Agrees,
     /// One does not.
     Diverged(Divergence),
+    /// The script does not repeat itself; says where.
+    Unknown(String),
     /// There was nothing to compare; says why.
     NotCompared(String),
 }
@@ -65,7 +88,7 @@ pub enum Parity {
 /// The first number outside its band.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Divergence {
-    /// Of which step, from 0; the number of steps when means are compared.
+    /// Of which step, from 0; the number of steps when it is about all of them.
     pub step: usize,
     /// Which number.
     pub what: Quantity,
@@ -75,221 +98,261 @@ pub struct Divergence {
     pub trial: f64,
     /// Relative difference that was allowed.
     pub band: f64,
-    /// Whether the numbers are means over the steps.
-    pub means: bool,
+    /// What the numbers are.
+    pub kind: Kind,
+}
+
+/// What the two numbers of a divergence are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Those of one step.
+    Step,
+    /// Means over the steps.
+    Means,
+    /// Lengths of two vectors after the steps, which differ by this much.
+    Vectors(f64),
 }
 
 impl std::fmt::Display for Divergence {
     /// `at step 3 the loss is 2.41, the baseline's is 0.602 (allowed: 0.04 %)`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { step, what, baseline, trial, band, means } = self;
-        let when = if *means { format!("over {step} steps") } else { format!("at step {step}") };
-        let mean = if *means { "mean " } else { "" };
+        let Self { step, what, baseline, trial, band, kind } = self;
         let percent = 100.0 * band;
-        write!(
-            f,
-            "{when} the {mean}{what} is {trial:.6}, the baseline's is {baseline:.6} (allowed: {percent:.2} %)"
-        )
+        match kind {
+            Kind::Step => {
+                write!(f, "at step {step} the {what} is {trial:.6}, the baseline's is {baseline:.6}")?
+            }
+            Kind::Means => {
+                write!(
+                    f,
+                    "over {step} steps the mean {what} is {trial:.6}, the baseline's is {baseline:.6}"
+                )?;
+            }
+            Kind::Vectors(difference) => write!(
+                f,
+                "after {step} steps the {what} differs by {:.2} % from the baseline's (lengths {trial:.6} and \
+                 {baseline:.6})",
+                100.0 * difference
+            )?,
+        }
+        write!(f, " (allowed: {percent:.2} %)")
     }
 }
 
-/// Compares a trial with the baseline.  `class` is the loosest class among the trial's settings; `again` is a second
-/// run of the baseline, if there was one.
-pub fn check(baseline: Trace, trial: Trace, class: NumericsClass, again: Option<Trace>) -> Parity {
-    let again = again.unwrap_or_default();
-    let mut compared = 0;
-    let mut worst = 0.0_f64;
-    for (what, a, b, c) in [
-        (Quantity::Loss, baseline.losses, trial.losses, again.losses),
-        (Quantity::GradNorm, baseline.grad_norms, trial.grad_norms, again.grad_norms),
-    ] {
-        let one = match class {
-            NumericsClass::Dynamics => finite_like(what, a, b),
-            NumericsClass::Distribution => means(what, a, b),
-            NumericsClass::Exact | NumericsClass::Precision => step_by_step(what, a, b, c, class),
-        };
-        match one {
-            Ok((n, difference)) => {
-                compared += n;
-                worst = worst.max(difference);
-            }
-            Err(divergence) => return Parity::Diverged(divergence),
+/// A comparison and its figures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// The judgement.
+    pub parity: Parity,
+    /// Largest difference of each quantity.
+    pub figures: Vec<Figure>,
+}
+
+/// Compares a trial with the baseline.  `again` is a second run of the baseline, if there was one.
+pub fn check(baseline: Trace, trial: Trace, terms: &Terms, again: Option<Trace>) -> Checked {
+    let parity = |parity| Checked { parity, figures: Vec::new() };
+    if let Some(failed) =
+        baseline.losses.iter().zip(trial.losses).position(|(x, y)| x.is_finite() && !y.is_finite())
+    {
+        let (x, y) = (baseline.losses[failed], trial.losses[failed]);
+        let what = Quantity::Loss;
+        let gone = Divergence { step: failed, what, baseline: x, trial: y, band: 0.0, kind: Kind::Step };
+        return parity(Parity::Diverged(gone));
+    }
+    if terms.other_batch {
+        let why = "another effective batch size is another training run";
+        return parity(Parity::NotCompared(why.to_owned()));
+    }
+    if let Some(why) = again.and_then(|again| unrepeatable(baseline, again, terms)) {
+        return parity(Parity::Unknown(why));
+    }
+    let mut checked = if terms.other_draws { of_means(baseline, trial) } else { Tally::default() };
+    if !terms.other_draws {
+        let again = again.unwrap_or_default();
+        for ((what, a), ((_, b), (_, c))) in
+            baseline.series().into_iter().zip(trial.series().into_iter().zip(again.series()))
+        {
+            step_by_step(&mut checked, what, [a, b, c], terms);
+        }
+        afterwards(&mut checked, baseline.after, trial.after, again.after, &terms.bands());
+    }
+    checked.result()
+}
+
+/// Where two runs of the baseline differ before anything could have grown.
+pub fn unrepeatable(baseline: Trace, again: Trace, terms: &Terms) -> Option<String> {
+    let bands = terms.of_the_script();
+    baseline.series().into_iter().zip(again.series()).find_map(|((what, a), (_, b))| {
+        let (x, y) = (*a.first()?, *b.first()?);
+        let differ = (y - x).abs() > bands.of(what, 0)? * x.abs().max(1e-12);
+        differ.then(|| {
+            format!(
+                "the script does not repeat itself with the same seed: at step 0 of two runs of it as it is the {what} \
+                 was {x:.6} and {y:.6}"
+            )
+        })
+    })
+}
+
+/// What has been compared so far.
+#[derive(Default)]
+struct Tally {
+    figures: Vec<Figure>,
+    first: Option<Divergence>,
+}
+
+impl Tally {
+    fn compared(&mut self, what: Quantity, difference: f64, band: Option<f64>) {
+        let worse = |f: &Figure| difference / band.unwrap_or(1.0) > f.difference / f.band.unwrap_or(1.0);
+        match self.figures.iter_mut().find(|f| f.what == what) {
+            Some(f) if worse(f) => *f = Figure { what, difference, band },
+            Some(_) => {}
+            None => self.figures.push(Figure { what, difference, band }),
         }
     }
-    if class == NumericsClass::Dynamics {
-        return Parity::NotCompared("another effective batch size is another training run".to_owned());
+
+    /// The earliest one counts; of the same step the loss.
+    fn failed(&mut self, divergence: Divergence) {
+        if self.first.as_ref().is_none_or(|first| divergence.step < first.step) {
+            self.first = Some(divergence);
+        }
     }
-    match compared {
-        0 => Parity::NotCompared("no step of both runs has a loss or a gradient norm".to_owned()),
-        _ => Parity::Agrees { compared, worst },
+
+    fn result(self) -> Checked {
+        let parity = match self.first {
+            Some(divergence) => Parity::Diverged(divergence),
+            None if self.figures.is_empty() => {
+                Parity::NotCompared("no step of both runs has a loss or a gradient norm".to_owned())
+            }
+            None => Parity::Agrees,
+        };
+        Checked { parity, figures: self.figures }
     }
 }
 
-/// The band at a step.
-fn band(what: Quantity, class: NumericsClass, step: usize) -> f64 {
-    let step = step as f64;
-    match (class, what) {
-        (NumericsClass::Exact, Quantity::Loss) => (1e-4 * (1.0 + step)).min(1e-2),
-        (NumericsClass::Exact, Quantity::GradNorm) => (1e-3 * (1.0 + step)).min(5e-2),
-        (_, Quantity::Loss) => (2e-2 * (1.0 + step / 2.0)).min(1e-1),
-        (_, Quantity::GradNorm) => (1e-1 * (1.0 + step / 2.0)).min(4e-1),
-    }
-}
-
-type Compared = Result<(u32, f64), Divergence>;
-
-fn step_by_step(what: Quantity, a: &[f64], b: &[f64], again: &[f64], class: NumericsClass) -> Compared {
+fn step_by_step(tally: &mut Tally, what: Quantity, [a, b, again]: [&[f64]; 3], terms: &Terms) {
     let finite: Vec<f64> = a.iter().copied().filter(|x| x.is_finite()).map(f64::abs).collect();
     let floor = (0.05 * median(&finite).unwrap_or(0.0)).max(1e-12);
-    let (mut compared, mut worst, mut noise) = (0, 0.0_f64, 0.0_f64);
+    let mut noise = 0.0_f64;
     let mut overflows = 0;
     for (step, (x, y)) in a.iter().zip(b).enumerate() {
         let scale = x.abs().max(floor);
         if let Some(z) = again.get(step).filter(|z| z.is_finite() && x.is_finite()) {
             noise = noise.max((z - x).abs() / scale);
         }
-        let allowed = band(what, class, step) + 3.0 * noise;
-        let fail = Divergence { step, what, baseline: *x, trial: *y, band: allowed, means: false };
+        let Some(allowed) = terms.bands().of(what, step).map(|band| band + 3.0 * noise) else { continue };
+        let fail = Divergence { step, what, baseline: *x, trial: *y, band: allowed, kind: Kind::Step };
         match (x.is_finite(), y.is_finite()) {
             (true, true) => {
                 let difference = (y - x).abs() / scale;
+                tally.compared(what, difference, Some(allowed));
                 if difference > allowed {
-                    return Err(fail);
+                    return tally.failed(fail);
                 }
-                compared += 1;
-                worst = worst.max(difference);
             }
             // A loss scaler overflows at its first steps and skips them; that is how fp16 training begins.
-            (true, false) if what == Quantity::GradNorm && class == NumericsClass::Precision => {
+            (true, false) if what != Quantity::Loss && terms.may_overflow() => {
                 overflows += 1;
                 if overflows == a.len().min(b.len()) {
-                    return Err(fail);
+                    return tally.failed(fail);
                 }
             }
-            (true, false) => return Err(fail),
+            (true, false) => return tally.failed(fail),
             // The baseline itself has no number here.
             (false, _) => {}
         }
     }
-    Ok((compared, worst))
 }
 
-fn means(what: Quantity, a: &[f64], b: &[f64]) -> Compared {
-    let n = a.len().min(b.len());
-    finite_like(what, a, b)?;
-    let kept = |v: &[f64]| v[..n].iter().copied().filter(|x| x.is_finite()).collect::<Vec<f64>>();
-    let (Some(x), Some(y)) = (mean(&kept(a)), mean(&kept(b))) else { return Ok((0, 0.0)) };
-    let band = if what == Quantity::Loss { 0.25 } else { 0.5 };
-    let difference = (y - x).abs() / x.abs().max(1e-12);
-    if difference > band {
-        return Err(Divergence { step: n, what, baseline: x, trial: y, band, means: true });
-    }
-    Ok((n as u32, difference))
-}
-
-/// A number where the baseline has one; its size is not compared.
-fn finite_like(what: Quantity, a: &[f64], b: &[f64]) -> Compared {
-    for (step, (x, y)) in a.iter().zip(b).enumerate() {
-        if x.is_finite() && !y.is_finite() && what == Quantity::Loss {
-            let band = f64::INFINITY;
-            return Err(Divergence { step, what, baseline: *x, trial: *y, band, means: false });
+fn of_means(baseline: Trace, trial: Trace) -> Tally {
+    let mut tally = Tally::default();
+    for ((what, a), (_, b)) in baseline.series().into_iter().zip(trial.series()) {
+        let n = a.len().min(b.len());
+        let kept = |v: &[f64]| v[..n].iter().copied().filter(|x| x.is_finite()).collect::<Vec<f64>>();
+        let (Some(x), Some(y)) = (mean(&kept(a)), mean(&kept(b))) else { continue };
+        let band = if what == Quantity::Loss { 0.25 } else { 0.5 };
+        let difference = (y - x).abs() / x.abs().max(1e-12);
+        tally.compared(what, difference, Some(band));
+        if difference > band {
+            tally.failed(Divergence { step: n, what, baseline: x, trial: y, band, kind: Kind::Means });
         }
     }
-    Ok((0, 0.0))
+    tally
+}
+
+/// The model after the steps.
+fn afterwards(
+    tally: &mut Tally,
+    a: Option<&AfterSteps>,
+    b: Option<&AfterSteps>,
+    again: Option<&AfterSteps>,
+    bands: &Bands,
+) {
+    let (Some(a), Some(b)) = (a, b) else { return };
+    if a.steps != b.steps {
+        return;
+    }
+    let again = again.filter(|z| z.steps == a.steps);
+    let mut vectors: Vec<(Quantity, [Option<Sketch>; 3])> = vec![
+        (Quantity::Update, [Some(a), Some(b), again].map(|s| s.and_then(|s| of_update(&s.update)))),
+        (Quantity::Buffers, [Some(a), Some(b), again].map(|s| s?.buffers.clone())),
+    ];
+    // Outputs for other samples are other outputs.
+    let same = a.inputs.as_ref().zip(b.inputs.as_ref()).is_some_and(|(x, y)| distance(x, y) < 1e-5);
+    for path in a.outputs.keys().filter(|_| same) {
+        let of = |s: Option<&AfterSteps>| s?.outputs.get(path).cloned();
+        vectors.push((Quantity::Output, [of(Some(a)), of(Some(b)), of(again)]));
+    }
+    for (what, [a_vector, b_vector, again]) in vectors {
+        let (Some(x), Some(y)) = (a_vector, b_vector) else { continue };
+        let noise = again.map_or(0.0, |z| distance(&x, &z));
+        let difference = distance(&x, &y);
+        if !difference.is_finite() || x.count != y.count {
+            continue;
+        }
+        let band = bands.of(what, 0).map(|band| band + 3.0 * noise);
+        tally.compared(what, difference, band);
+        if let Some(band) = band.filter(|band| difference > *band) {
+            let step = usize::try_from(a.steps).unwrap_or(usize::MAX);
+            let kind = Kind::Vectors(difference);
+            tally.failed(Divergence { step, what, baseline: x.norm, trial: y.norm, band, kind });
+        }
+    }
+}
+
+fn of_update(sums: &[f64]) -> Option<Sketch> {
+    let norm = sums.iter().map(|s| s * s).sum::<f64>().sqrt();
+    (!sums.is_empty()).then(|| Sketch { count: 0, norm, mean: 0.0, sketch: sums.to_vec() })
+}
+
+/// Length of the difference over the first one's length, as far as sketches tell.
+fn distance(a: &Sketch, b: &Sketch) -> f64 {
+    let squares = a.sketch.iter().zip(&b.sketch).map(|(x, y)| (x - y) * (x - y));
+    squares.sum::<f64>().sqrt() / a.norm.max(1e-12)
+}
+
+impl Checked {
+    /// For the observation.
+    pub fn told(&self) -> Compared {
+        let (outcome, sentence) = match &self.parity {
+            Parity::Agrees => (Outcome::Agrees, agreement(&self.figures)),
+            Parity::Diverged(d) => (Outcome::Diverged, d.to_string()),
+            Parity::Unknown(why) => (Outcome::Unknown, format!("unknown: {why}")),
+            Parity::NotCompared(why) => (Outcome::NotCompared, format!("not compared: {why}")),
+        };
+        Compared { outcome, sentence, figures: self.figures.clone() }
+    }
+}
+
+/// `loss 1.2e-6 (allowed 4.0e-4), gradient norm before clipping 3.0e-6 (4.0e-3)`.
+fn agreement(figures: &[Figure]) -> String {
+    let of = |f: &Figure| {
+        let band = f.band.map_or("not judged".to_owned(), |b| format!("allowed {b:.1e}"));
+        format!("{} {:.1e} ({band})", f.what, f.difference)
+    };
+    format!("largest relative differences: {}", figures.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use NumericsClass::{Distribution, Dynamics, Exact, Precision};
-
-    const LOSSES: [f64; 4] = [2.3, 2.1, 1.9, 1.8];
-    const NORMS: [f64; 4] = [4.0, 3.5, 3.1, 3.0];
-
-    fn scaled(values: &[f64], by: f64) -> Vec<f64> {
-        values.iter().map(|v| v * by).collect()
-    }
-
-    fn run(losses: &[f64], norms: &[f64], class: NumericsClass) -> Parity {
-        let baseline = Trace { losses: &LOSSES, grad_norms: &NORMS };
-        check(baseline, Trace { losses, grad_norms: norms }, class, None)
-    }
-
-    fn diverges(losses: &[f64], norms: &[f64], class: NumericsClass) -> bool {
-        matches!(run(losses, norms, class), Parity::Diverged(_))
-    }
-
-    #[test]
-    fn rounding_is_no_divergence_of_an_exact_knob() {
-        let p = run(&scaled(&LOSSES, 1.00005), &scaled(&NORMS, 0.9995), Exact);
-        assert!(matches!(p, Parity::Agrees { compared: 8, .. }), "{p:?}");
-    }
-
-    #[test]
-    fn what_bf16_may_do_an_exact_knob_may_not() {
-        assert!(diverges(&scaled(&LOSSES, 1.01), &NORMS, Exact));
-        assert!(!diverges(&scaled(&LOSSES, 1.01), &scaled(&NORMS, 1.05), Precision));
-        assert!(diverges(&scaled(&LOSSES, 1.2), &NORMS, Precision));
-    }
-
-    #[test]
-    fn gradients_four_times_too_large_are_seen_where_the_loss_is_right() {
-        let Parity::Diverged(d) = run(&LOSSES, &scaled(&NORMS, 4.0), Precision) else { panic!() };
-        assert_eq!((d.step, d.what, d.baseline, d.trial), (0, Quantity::GradNorm, 4.0, 16.0));
-        assert_eq!(
-            d.to_string(),
-            "at step 0 the gradient norm before clipping is 16.000000, the baseline's is 4.000000 (allowed: 10.00 %)"
-        );
-    }
-
-    #[test]
-    fn the_band_grows_with_the_steps() {
-        assert!(diverges(&[2.3 * 1.0003, 2.1, 1.9, 1.8], &[], Exact));
-        assert!(!diverges(&[2.3, 2.1, 1.9, 1.8 * 1.0003], &[], Exact));
-    }
-
-    #[test]
-    fn a_script_that_does_not_repeat_itself_widens_the_band() {
-        let (noisy, again) = (scaled(&LOSSES, 1.002), scaled(&LOSSES, 0.999));
-        let of = |losses| Trace { losses, grad_norms: &[] };
-        let p = check(of(&LOSSES), of(&noisy), Exact, Some(of(&again)));
-        assert!(matches!(p, Parity::Agrees { .. }), "{p:?}");
-    }
-
-    #[test]
-    fn nan_is_divergence_unless_the_baseline_has_it_too() {
-        let nan = f64::NAN;
-        assert!(diverges(&[2.3, nan, 1.9, 1.8], &NORMS, Exact));
-        assert!(diverges(&[2.3, nan, 1.9, 1.8], &NORMS, Dynamics));
-        let baseline = Trace { losses: &[2.3, nan], grad_norms: &[] };
-        let p = check(baseline, Trace { losses: &[2.3, nan], grad_norms: &[] }, Exact, None);
-        assert!(matches!(p, Parity::Agrees { compared: 1, .. }));
-    }
-
-    #[test]
-    fn an_fp16_scaler_may_overflow_at_first_but_not_for_ever() {
-        let inf = f64::INFINITY;
-        assert!(!diverges(&LOSSES, &[inf, inf, 3.1, 3.0], Precision));
-        assert!(diverges(&LOSSES, &[inf; 4], Precision));
-        assert!(diverges(&LOSSES, &[inf, 3.5, 3.1, 3.0], Exact));
-    }
-
-    #[test]
-    fn a_loss_near_zero_is_measured_against_the_typical_loss() {
-        let baseline = Trace { losses: &[1.0, 1.0, 1e-9, 1.0], grad_norms: &[] };
-        let p = check(baseline, Trace { losses: &[1.0, 1.0, 2e-9, 1.0], grad_norms: &[] }, Exact, None);
-        assert!(matches!(p, Parity::Agrees { .. }));
-    }
-
-    #[test]
-    fn other_random_draws_are_compared_by_their_means() {
-        assert!(!diverges(&[2.1, 2.3, 1.7, 2.0], &NORMS, Distribution));
-        assert!(diverges(&scaled(&LOSSES, 4.0), &NORMS, Distribution));
-    }
-
-    #[test]
-    fn nothing_to_compare_is_said() {
-        assert!(matches!(run(&[], &[], Exact), Parity::NotCompared(_)));
-        assert!(matches!(run(&scaled(&LOSSES, 0.5), &NORMS, Dynamics), Parity::NotCompared(_)));
-    }
-}
+#[path = "parity_tests.rs"]
+mod tests;

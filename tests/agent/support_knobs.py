@@ -24,6 +24,7 @@ PARTS = (
     "loaders",
     "samples",
     "losses",
+    "norms",
     "memory",
     "inference",
     "frameworks",

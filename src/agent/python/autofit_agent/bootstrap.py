@@ -19,6 +19,7 @@ _WITH_TORCH = {
         "loaders",
         "samples",
         "losses",
+        "norms",
         "memory",
         "inference",
         "device_cap",
@@ -28,6 +29,8 @@ _WITH_TORCH = {
         "root",
         "detect",
         "knobs",
+        "fingerprints",
+        "quiet",
     ),
     "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
 }

@@ -1,4 +1,4 @@
-"""The loss that `backward` is called on, and the gradient norm before clipping.
+"""The loss that `backward` is called on.
 
 Values on a device are copied without waiting and read when the step is known to be over: nothing here makes
 the host wait for the device.
@@ -31,8 +31,6 @@ class Losses:
         self._values = []  # of this step
         self._scaled = {}  # id of a scaled loss -> (weak reference to it, the loss before)
         self._scalers = weakref.WeakSet()
-        self._norms = {}  # optimizer id -> square of the norm, this step
-        self._undo_clips = []
 
     def ready(self, torch):
         """Puts the wrappers in place."""
@@ -40,11 +38,6 @@ class Losses:
         patches.replace(torch.autograd, "backward", self._make_backward)
         scaler = getattr(getattr(torch, "amp", None), "GradScaler", None) or torch.cuda.amp.GradScaler
         patches.replace(scaler, "scale", self._make_scale)
-        if self.session.plan.parity_steps > 0:
-            clip = torch.nn.utils.clip_grad
-            for name in ("clip_grad_norm_", "clip_grad_value_"):
-                for owner in (clip, torch.nn.utils):
-                    self._undo_clips.append(patches.replace(owner, name, self._make_clip))
 
     # Backward
 
@@ -86,14 +79,15 @@ class Losses:
             return  # a gradient from outside: not a loss
         for tensor in many:
             if isinstance(tensor, self._torch.Tensor) and tensor.numel() == 1:
-                self._values.append(self._fetch(self._unscaled(tensor)))
+                self._values.append(self.fetch(self._unscaled(tensor)))
 
     def _after_backward(self):
+        self.session.norms.after_backward()
         stepper = self.session.stepper
         if not self.session.optimizers or (stepper.source != "optimizer" and self.backwards > PATIENCE):
             stepper.ended("backward")
 
-    def _fetch(self, tensor):
+    def fetch(self, tensor):
         """The value, without waiting for a device: a number, or a copy that is on its way to the host."""
         if tensor.is_cpu:
             return tensor.item()
@@ -126,41 +120,7 @@ class Losses:
         if isinstance(outputs, self._torch.Tensor) and result is not outputs:
             self.scaled(result, outputs)
 
-    # Gradient norm
-
-    def wants_norm(self):
-        """Whether this step's gradient norm is to be recorded."""
-        return self.session.steps < self.session.plan.parity_steps
-
-    def _make_clip(self, original):
-        before = self.session.guard("clipping")(self._before_clip)
-
-        def clip(parameters, *args, **kwargs):
-            if isinstance(parameters, self._torch.Tensor):
-                parameters = [parameters]
-            elif not isinstance(parameters, (list, tuple)):
-                parameters = list(parameters)  # a generator can be read only once
-            before(parameters)
-            return original(parameters, *args, **kwargs)
-
-        return clip
-
-    def _before_clip(self, parameters):
-        if self.session.state != "training" or not self.wants_norm():
-            return
-        ids = {id(p) for p in parameters}
-        for reference in self.session.optimizers:
-            optimizer = reference()
-            if optimizer is not None and any(id(p) in ids for p in _parameters(optimizer)):
-                self._measure(optimizer, self._scale_in_gradients(optimizer))
-
-    def before_update(self, optimizer):
-        """Called by steps.py before an optimizer's step, after it where the step computes the gradients."""
-        if self.wants_norm():
-            # Fused optimizers unscale inside the step, and GradScaler leaves them the scale.
-            self._measure(optimizer, getattr(optimizer, "grad_scale", None))
-
-    def _scale_in_gradients(self, optimizer):
+    def scale_in_gradients(self, optimizer):
         """The scale that a GradScaler has left in the gradients, None once they are unscaled."""
         for scaler in list(self._scalers):
             state = scaler._per_optimizer_states.get(id(optimizer))
@@ -169,52 +129,14 @@ class Losses:
                 return scaler._scale
         return None
 
-    def _measure(self, optimizer, scale):
-        if id(optimizer) in self._norms:
-            return
-        torch = self._torch
-        total = None
-        with torch.no_grad():
-            for parameter in _parameters(optimizer):
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
-                if gradient.is_sparse:
-                    gradient = gradient.coalesce()._values()
-                norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
-                square = norm.double() ** 2
-                total = square if total is None else total + square.to(total.device)
-            if total is None:
-                return
-            if scale is not None:
-                total = total / torch.as_tensor(scale).to(total.device).double() ** 2
-        self._norms[id(optimizer)] = self._fetch(total)
-
     # The step
 
     def take(self, fields):
         """Moves what this step has shown into its record."""
         fields["loss"] = self._values or None
-        fields["grad_norm"] = list(self._norms.values()) or None
         self._values = []
-        self._norms = {}
-        if self._undo_clips and self.session.steps + 1 >= self.session.plan.parity_steps:
-            for undo in self._undo_clips:
-                undo()
-            self._undo_clips = []
 
     def settle(self, fields):
         """The device has finished: copies become numbers."""
         if fields["loss"] is not None:
             fields["loss"] = sum(float(v) for v in fields["loss"])
-        if fields["grad_norm"] is not None:
-            fields["grad_norm"] = sum(float(v) for v in fields["grad_norm"]) ** 0.5
-
-
-def _parameters(optimizer):
-    seen = set()
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter

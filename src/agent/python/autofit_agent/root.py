@@ -9,6 +9,7 @@ frozen teacher) passes through.
 The very first call of a root already runs with the settings: `on_found` comes before it.
 """
 
+import contextlib
 import threading
 import weakref
 
@@ -177,6 +178,15 @@ class Roots:
     def inside(self):
         """Whether this thread is in a root's call."""
         return self._depth.value > 0
+
+    @contextlib.contextmanager
+    def hidden(self):
+        """Calls inside are the agent's own: no layer and no hook sees them."""
+        self._depth.value += 1
+        try:
+            yield
+        finally:
+            self._depth.value -= 1
 
     def tracing(self):
         """Whether torch.jit or torch.fx is recording."""

@@ -107,16 +107,18 @@ class Steps:
         self._seen.add(id(optimizer))
         self.session.phase = "train"
         self.session.phases.finish()
+        if len(self._stack) > 1:
+            return
+        self._update_began = time.perf_counter()
         # With a closure (Lightning) this step's gradients are made inside the step.
-        if len(self._stack) == 1 and not _closure(args, kwargs):
-            self.session.losses.before_update(optimizer)
-            self._update_began = time.perf_counter()
+        if not _closure(args, kwargs):
+            self.session.norms.before_update(optimizer)
 
     def _after(self, optimizer, args, kwargs):
         if self.session.state != "training" or optimizer not in self._stack:
             return
         if len(self._stack) == 1 and _closure(args, kwargs):
-            self.session.losses.before_update(optimizer)
+            self.session.norms.before_update(optimizer)
         del self._stack[self._stack.index(optimizer) :]
         if self._stack:
             return
@@ -207,6 +209,11 @@ class Steps:
         if wait or now - self._written > LATE:
             self._written = now
             self.session.flush()
+
+    def skip_time(self):
+        """What has passed since the end of the last step is no part of the next one."""
+        if self._clock is not None:
+            self._clock.start()
 
     # When enough was measured
 

@@ -26,7 +26,7 @@ class Untouched(contextlib.AbstractContextManager):
             for name, b in m._buffers.items()
             if b is not None
         ]
-        self.random = (random.getstate(), _numpy_state())
+        self.random = (random.getstate(), numpy_state())
         self.stack.enter_context(_without_global_hooks(torch))
         self.stack.enter_context(torch.random.fork_rng(devices=_devices(torch)))
         set_stance = getattr(torch.compiler, "set_stance", None)
@@ -51,7 +51,7 @@ class Untouched(contextlib.AbstractContextManager):
                     now[key] = value
         self.set_training(None)
         random.setstate(self.random[0])
-        _restore_numpy(self.random[1])
+        restore_numpy(self.random[1])
 
     def set_training(self, value):
         """For all modules; None for what each had."""
@@ -100,11 +100,11 @@ def _devices(torch):
     return []
 
 
-def _numpy_state():
+def numpy_state():
     numpy = sys.modules.get("numpy")
     return numpy.random.get_state() if numpy is not None and hasattr(numpy, "random") else None
 
 
-def _restore_numpy(state):
+def restore_numpy(state):
     if state is not None:
         sys.modules["numpy"].random.set_state(state)

@@ -168,7 +168,10 @@ fn accumulation(found: &Inspection) -> KnobSite {
             "BatchNorm takes its statistics from the whole batch; a split would change training",
         );
     }
-    if root.recurrent {
+    if root.batch_dim == Some(1) {
+        return refused(knob, "the sequence is dimension 0 of what the model is given, and only that is split");
+    }
+    if root.recurrent && root.several_inputs {
         return refused(knob, "a recurrent state is passed along, and it is not known how to split it");
     }
     if root.batch == Some(1) {

@@ -83,6 +83,8 @@ def describe_root(root, module, args, kwargs, torch):
         "returns": "",
         "returns_loss": False,
         "device": str(parameters[0].device),
+        "batch_dim": 0,
+        "several_inputs": len(given) > 1,
         "batch": next((t.shape[0] for _, t in given if t.dim() > 0), None),
     }
 

@@ -13,7 +13,7 @@ import weakref
 from . import describe, imports, patches
 from .checkpoints import Checkpoints
 
-TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
+TOLD_AFTER = (0, 1, 3, 8)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
 
 

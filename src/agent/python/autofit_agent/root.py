@@ -12,7 +12,7 @@ The very first call of a root already runs with the settings: `on_found` comes b
 import threading
 import weakref
 
-from . import describe, imports, patches
+from . import describe, imports, patches, sequence
 
 
 def install(session):
@@ -52,6 +52,7 @@ class Root:
         self.calls = 0
         self.training_calls = 0
         self.info = None
+        self.batch_dim = 0  # of its first tensor argument; None where that cannot be told
         self.compiled = is_compiled(module)
 
     @property
@@ -250,9 +251,12 @@ class Roots:
         self._depth.value += 1
         try:
             self._hooks("before", module, args, kwargs)
+            watch = self._watch(root, args, kwargs) if training and not root.training_calls else None
             for layer in reversed(self.layers):
                 call = _Bound(layer, root, call)
             output = call(*args, **kwargs)
+            if watch is not None:
+                root.batch_dim = watch.ended()
         except BaseException as error:
             self._hooks("failed", module, error)
             raise
@@ -266,10 +270,15 @@ class Roots:
         self._hooks("after", module, args, kwargs, output)
         return output
 
+    def _watch(self, root, args, kwargs):
+        given = describe.tensors_of((args, kwargs), self.torch)
+        shape = next((tuple(t.shape) for _, t in given if t.dim() > 0), ())
+        return None if root.compiled else sequence.Watch(root.module, shape, self.torch)
+
     def _first_output(self, root, output):
         try:
             if root.info is not None:
-                root.info.update(describe.describe_output(output, self.torch))
+                root.info.update(describe.describe_output(output, self.torch), batch_dim=root.batch_dim)
         except Exception as error:
             self.session.fault("root.describe", error)
         self._emit(root)

@@ -1,7 +1,7 @@
 """A small GAN that learns to draw rings: two networks, two optimizers.
 
-    python gan.py
-    python gan.py --epochs 1 --batch-size 64
+python gan.py
+python gan.py --epochs 1 --batch-size 64
 """
 
 import argparse

@@ -58,6 +58,7 @@ macro_rules! modules {
 
 modules! {
     test_examples_equal
+    test_kinds
     test_knobs_accumulation
     test_knobs_launch
     test_knobs_loader

@@ -169,7 +169,10 @@ fn accumulation(found: &Inspection) -> KnobSite {
         );
     }
     if root.batch_dim == Some(1) {
-        return refused(knob, "the sequence is dimension 0 of what the model is given, and only that is split");
+        return refused(
+            knob,
+            "the sequence is dimension 0 of what the model is given, and only that is split",
+        );
     }
     if root.recurrent && root.several_inputs {
         return refused(knob, "a recurrent state is passed along, and it is not known how to split it");

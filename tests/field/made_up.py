@@ -9,7 +9,7 @@ import struct
 
 import numpy
 
-WORDS = "the of a model learns from data and gives what it saw in each step of its training run".split()
+WORDS = "the of a model learns from data and gives what it saw in each step of its run".split()
 
 
 def mnist(folder, images=4096, tests=1000):
@@ -103,7 +103,7 @@ def token_shards(folder, shards=2, tokens=100_000, vocabulary=4000):
 
 
 def cifar10(folder, images=1000):
-    """The pickled batches of CIFAR-10, where torchvision looks for them.  Their checksums are not the real ones'."""
+    """The pickled batches of CIFAR-10, where torchvision looks for them."""
     random = numpy.random.default_rng(0)
     base = folder / "cifar-10-batches-py"
     base.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@
 
 DIR holds a folder `owner+name` for each repository of `scripts.yaml` (a clone, or `repo` inside it).  Each script
 is unpacked from its commit into a new folder, its made-up data is laid beside it, and the whole folder is compared
-before and after inspecting and tuning.  `--write` puts the outcomes into `outcomes.md`; without it they are printed.
-The Python that runs this file also runs the scripts: it needs torch, PyYAML and what the scripts import.
+before and after inspecting and tuning.  `--write` puts the outcomes into `outcomes.md`; without it they are
+printed. The Python that runs this file also runs the scripts: it needs torch, PyYAML and what the scripts import.
 """
 
 import argparse
@@ -121,7 +121,9 @@ class Field:
     def _unpack(self):
         """The script's part of the repository and its data; names of files that the clone lacks."""
         folder = self.clones / self.script["repository"].replace("/", "+")
-        clone = next(p for p in (folder / "repo" / ".git", folder / "repo", folder / ".git", folder) if p.exists())
+        clone = next(
+            p for p in (folder / "repo" / ".git", folder / "repo", folder / ".git", folder) if p.exists()
+        )
         git = ["git", "--git-dir", str(clone)]
         commit, absent = self.script["commit"], []
         listed = run_text([*git, "ls-tree", "-r", "-z", commit, "--", *self.script.get("paths", ["."])])
@@ -146,7 +148,7 @@ class Field:
         return absent
 
     def _launch(self, command, seconds, stop=False):
-        """Runs in the script's folder; `stop`: a script that goes on for ever is interrupted after `seconds`."""
+        """Runs in the script's folder; `stop`: a script that goes on is ended after `seconds`."""
         environment = dict(os.environ)
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         environment.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"})
@@ -156,7 +158,12 @@ class Field:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             start = time.monotonic()
             process = subprocess.Popen(
-                command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=error,
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=error,
                 start_new_session=True,
             )
             stopped = False

@@ -1,4 +1,4 @@
-"""On PYTHONPATH of scripts that read CIFAR-10 or STL-10: made-up files do not have the checksums of the real ones."""
+"""For scripts that read STL-10 or CIFAR-10: made-up files do not have the checksums of the real ones."""
 
 import importlib.abc
 import sys

@@ -32,7 +32,10 @@ class Samples:
         self._pending = {}  # loader key -> [samples, seconds] since the last root call
         self._counted = [0, 0.0]  # samples and seconds since the last step
         self._unattributed = 0.0
-        self._dims = [0, 0]  # the first root's arguments since the last step: their dimensions 0 and 1, added up
+        self._dims = [
+            0,
+            0,
+        ]  # the first root's arguments since the last step: their dimensions 0 and 1, added up
         self._elements = 0
         self._first_root = None
         self._in_step = False  # a call inside the step that an optimizer is making was counted

@@ -9,7 +9,7 @@ import struct
 
 import numpy
 
-WORDS = "the of a model learns from data and gives what it saw in each step of its run".split()
+WORDS = "the of a model learns from data and gives what it saw in each step of its run".split()  # noqa: SIM905
 
 
 def mnist(folder, images=4096, tests=1000):

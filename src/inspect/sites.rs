@@ -189,7 +189,13 @@ fn accumulation(found: &Inspection) -> KnobSite {
     if trained > 1 || detected.is_some_and(|d| d.roots > 1) {
         return refused(knob, "more than one model is trained, and a loss may join them");
     }
-    if root.recurrent {
+    if root.batch_dim == Some(1) {
+        return refused(
+            knob,
+            "the sequence is dimension 0 of what the model is given, and only that is split",
+        );
+    }
+    if root.recurrent && root.several_inputs {
         return refused(knob, "a recurrent state is passed along, and it is not known how to split it");
     }
     let how = if root.returns_loss {

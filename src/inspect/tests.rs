@@ -231,7 +231,7 @@ fn a_split_is_refused_where_it_would_change_training() {
     type Change = fn(&mut Script);
     let refusals: [(Change, &str); 7] = [
         (|s| s.roots[0].batch_norm = true, "BatchNorm"),
-        (|s| s.roots[0].recurrent = true, "recurrent state"),
+        (|s| (s.roots[0].recurrent, s.roots[0].several_inputs) = (true, true), "recurrent state"),
         (|s| s.roots[0].batch = Some(1), "one sample"),
         (|s| s.detected.as_mut().unwrap().optimizers = vec!["LBFGS".into()], "LBFGS"),
         (|s| s.detected.as_mut().unwrap().double_backward = true, "differentiates through its gradients"),

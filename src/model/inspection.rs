@@ -147,6 +147,11 @@ pub struct RootInfo {
     pub returns_loss: bool,
     /// `cpu`, `cuda:0`.
     pub device: String,
+    /// The dimension of the first tensor argument that is the batch: 1 where layers take the sequence first; absent
+    /// where that cannot be told.
+    pub batch_dim: Option<u32>,
+    /// More than one tensor is given: a recurrent state may be among them.
+    pub several_inputs: bool,
     /// Dimension 0 of the first tensor argument.
     pub batch: Option<u64>,
     /// Convolutions over two or three dimensions below it.
@@ -196,7 +201,7 @@ pub struct Detected {
     pub double_backward: bool,
     /// The first training step's samples, and where the number comes from (`loader`, `dim0`).
     pub samples_per_step: u64,
-    /// `loader`, `dim0`, `unknown`.
+    /// `loader`, `dim0`, `dim1` (the sequence comes first), `unknown`.
     pub samples_from: String,
     /// CPU threads of the process.
     pub threads: u32,

@@ -309,6 +309,11 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 impl Site {
     fn launch(&self, dir: &Path, plan: &Path, prepared: &Prepared, agent: &AgentFiles) -> Launch {
         let mut env: BTreeMap<OsString, OsString> = self.env.iter().cloned().collect();
+        if let Some(seed) = prepared.plan.seed {
+            // The seed of Python's own hashing can only be set from outside: the order of a set of words is the same
+            // in every trial, so that their losses can be compared.
+            env.entry("PYTHONHASHSEED".into()).or_insert_with(|| seed.to_string().into());
+        }
         env.extend(offline::variables(dir, !prepared.plan.inspect));
         env.extend(prepared.env.iter().map(|(n, v)| (n.into(), v.into())));
         let inherited = self.env.iter().find(|(n, _)| n == "PYTHONPATH").map(|(_, v)| v.clone());

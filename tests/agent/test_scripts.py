@@ -48,6 +48,30 @@ class Scripts(AgentTest):
         second = [e["loss"] for e in self.launch(HEAD + LOOP).all("step")]
         self.assertEqual(first[:6], second[:6])
 
+    def test_a_disabled_scaler_double_precision_and_a_sequence_first(self):
+        result = self.launch(
+            HEAD
+            + """
+model = nn.LSTM(8, 4).double()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+scaler = torch.amp.GradScaler("cpu", enabled=False)
+for _ in range(100):
+    optimizer.zero_grad()
+    output, _ = model(torch.randn(7, 3, 8, dtype=torch.double))
+    scaler.scale(output.square().mean()).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    model.eval()
+    model(torch.randn(7, 3, 8, dtype=torch.double))  # an evaluation with gradients on
+    model.train()
+"""
+        )
+        self.assert_measured(result)
+        self.assertEqual([e["samples"] for e in result.all("step")][:3], [3, 3, 3])
+        self.assertGreater(result.all("step")[0]["grad_norm"], 0)
+
     def test_dictionary_batches_are_counted_by_their_indices(self):
         result = self.launch(
             HEAD

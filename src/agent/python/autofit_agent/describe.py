@@ -86,6 +86,8 @@ def describe_root(root, module, args, kwargs, torch):
         "convolutions": len(layouts.convolutions(module, torch)),
         "images": layouts.has_images(args, kwargs, torch),
         "channels_last": any(layouts.is_last(m.weight, torch) for m in layouts.convolutions(module, torch)),
+        "batch_dim": 0,
+        "several_inputs": len(given) > 1,
         "batch": next((t.shape[0] for _, t in given if t.dim() > 0), None),
     }
 

@@ -15,7 +15,7 @@ from .checkpoints import Checkpoints
 from .session import DONE
 from .tf32 import read_tf32
 
-TOLD_AFTER = (0, 1, 3)  # optimizer steps after which the record is written again, if it has changed
+TOLD_AFTER = (0, 1, 3, 8)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
 
 

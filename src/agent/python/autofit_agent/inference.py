@@ -54,7 +54,7 @@ class Inference:
                 self.session.stepper.begun()
             from .samples import look
 
-            self._size, self._elements = look(args, {})
+            (self._size, _), self._elements = look(args, {})
 
     def _after(self, _module, _args, _output):
         self._depth = max(self._depth - 1, 0)

@@ -26,6 +26,7 @@ class Losses:
     def __init__(self, session):
         self.session = session
         self.backwards = 0  # outermost calls so far
+        self._in_step = False  # the latest was made inside an optimizer's step
         self._torch = None
         self._depth = 0
         self._values = []  # of this step
@@ -73,7 +74,9 @@ class Losses:
         self.session.phase = "train"
         for hook in self.session.backward_hooks:
             hook(tensors, kwargs)
-        self.backwards += 1
+        if not (self._in_step and self.session.stepper.in_step()):
+            self.backwards += 1  # the same batch again in a closure (LBFGS) is not accumulation
+        self._in_step = self.session.stepper.in_step()
         many = (tensors,) if isinstance(tensors, self._torch.Tensor) else tuple(tensors)
         if args and args[0] is not None or kwargs.get("grad_tensors") is not None:
             return  # a gradient from outside: not a loss
@@ -123,9 +126,11 @@ class Losses:
     def scale_in_gradients(self, optimizer):
         """The scale that a GradScaler has left in the gradients, None once they are unscaled."""
         for scaler in list(self._scalers):
+            if not scaler.is_enabled():
+                continue  # it has no states at all
             state = scaler._per_optimizer_states.get(id(optimizer))
             stage = getattr((state or {}).get("stage"), "name", "READY")
-            if scaler.is_enabled() and stage == "READY" and scaler._scale is not None:
+            if stage == "READY" and scaler._scale is not None:
                 return scaler._scale
         return None
 
@@ -135,6 +140,7 @@ class Losses:
         """Moves what this step has shown into its record."""
         fields["loss"] = self._values or None
         self._values = []
+        self._in_step = False
 
     def settle(self, fields):
         """The device has finished: copies become numbers."""

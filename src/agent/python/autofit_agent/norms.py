@@ -109,7 +109,9 @@ class Norms:
                     continue
                 if gradient.is_sparse:
                     gradient = gradient.coalesce()._values()
-                norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+                # Wider for half precision, never narrower: torch refuses that for double.
+                wide = torch.promote_types(gradient.dtype, torch.float32)
+                norm = torch.linalg.vector_norm(gradient, dtype=wide)
                 square = norm.double() ** 2
                 total = square if total is None else total + square.to(total.device)
             if total is not None and scale is not None:

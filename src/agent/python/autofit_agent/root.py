@@ -13,7 +13,7 @@ import contextlib
 import threading
 import weakref
 
-from . import describe, imports, patches
+from . import describe, imports, patches, sequence
 
 
 def install(session):
@@ -53,6 +53,7 @@ class Root:
         self.calls = 0
         self.training_calls = 0
         self.info = None
+        self.batch_dim = 0  # of its first tensor argument; None where that cannot be told
         self.compiled = is_compiled(module)  # by the script
         self.traced = self.compiled  # by whomever: what runs inside is not seen call by call
 
@@ -267,17 +268,22 @@ class Roots:
         training = self.torch.is_grad_enabled()
         module = root.module
         self._depth.value += 1
-        hidden = self._hide_detector()
+        hidden, watch = self._hide_detector(), None
         try:
             self._hooks("before", module, args, kwargs)
+            watch = self._watch(root, args, kwargs) if training and not root.training_calls else None
             for layer in reversed(self.layers):
                 call = _Bound(layer, root, call)
             output = call(*args, **kwargs)
+            if watch is not None:
+                root.batch_dim = watch.batch_dim()
         except BaseException as error:
             self._hooks("failed", module, error)
             raise
         finally:
             self._depth.value -= 1
+            if watch is not None:
+                watch.stop()
             if hidden and self.detecting:
                 self.torch.nn.Module.__call__ = self._detector
         root.calls += 1
@@ -287,6 +293,17 @@ class Roots:
                 self._first_output(root, output)
         self._hooks("after", module, args, kwargs, output)
         return output
+
+    def _watch(self, root, args, kwargs):
+        if root.traced:
+            return None
+        try:
+            given = describe.tensors_of((args, kwargs), self.torch)
+            shape = next((tuple(t.shape) for _, t in given if t.dim() > 0), ())
+            return sequence.Watch(root.module, shape, self.torch)
+        except Exception as error:
+            self.session.fault("root.watch", error)
+            return None
 
     def _hide_detector(self):
         """Inside a root there is nothing to find, and what is compiled there must not depend on our function:
@@ -300,7 +317,7 @@ class Roots:
     def _first_output(self, root, output):
         try:
             if root.info is not None:
-                root.info.update(describe.describe_output(output, self.torch))
+                root.info.update(describe.describe_output(output, self.torch), batch_dim=root.batch_dim)
         except Exception as error:
             self.session.fault("root.describe", error)
         self._emit(root)

@@ -25,7 +25,7 @@ class Samples:
 
     def __init__(self, session):
         self.session = session
-        self.source = "unknown"  # "loader", "dim0"
+        self.source = "unknown"  # "loader", "dim0", "dim1" (see sequence.py)
         self.last = 0  # samples of the latest step
         self.training = set()  # keys of loaders that training draws from
         self.on_batch = []  # functions(iterator, loader key) after each batch
@@ -34,9 +34,12 @@ class Samples:
         self._held = {}  # loader key -> samples of batches that a framework has drawn ahead
         self._counted = [0, 0.0]  # samples and seconds since the last step
         self._unattributed = 0.0
-        self._dim0 = 0
+        # Of the first root's arguments since the last step: their dimensions 0 and 1, added up.
+        self._dims = [0, 0]
         self._elements = 0
         self._first_root = None
+        self._in_step = False  # a call inside the step that an optimizer is making was counted
+        self._trained = False  # a root was called in training mode
 
     # The loader
 
@@ -161,20 +164,32 @@ class Samples:
                 self._counted[0] += count
                 self._counted[1] += seconds
             self._pending.clear()
-        size, largest = look(args, kwargs)
+        if not self._counts(root):
+            return
+        sizes, largest = look(args, kwargs)
         self._elements += largest
         if self._first_root is None:
             self._first_root = id(root)
         if id(root) == self._first_root:
-            self._dim0 += size
+            self._dims = [self._dims[0] + sizes[0], self._dims[1] + sizes[1]]
+
+    def _counts(self, root):
+        """Not: an evaluation that leaves gradients on, and the same batch again in a closure (LBFGS)."""
+        self._trained = self._trained or root.training
+        if self._trained and not root.training:
+            return False
+        if self.session.stepper.in_step():
+            again, self._in_step = self._in_step, True
+            return not again
+        return True
 
     def inferred(self, size, elements):
         """A call of an inference script."""
         for count, seconds, _ in self._pending.values():
-            self._dim0 += count
+            self._dims[0] += count
             self._counted[1] += seconds
         if not self._pending:
-            self._dim0 += size
+            self._dims[0] += size
         self._pending.clear()
         self._elements += elements
 
@@ -184,15 +199,23 @@ class Samples:
         """Adds samples, elements and loader_wait to a step's record, and starts anew."""
         if self.training:
             self.source, samples = "loader", self._counted[0]
-        elif self._dim0:
-            self.source, samples = "dim0", self._dim0
         else:
-            samples = 0
+            self.source, samples = self._by_dimension()
         fields["samples"] = self.last = samples
         fields["elements"] = self._elements
         fields["loader_wait"] = round(self._counted[1], 6)
         self._counted = [0, 0.0]
-        self._dim0 = self._elements = 0
+        self._dims, self._elements = [0, 0], 0
+        self._in_step = False
+
+    def _by_dimension(self):
+        """(source, samples) where no loader tells."""
+        roots = self.session.roots.roots
+        dimension = roots[0].batch_dim if roots else 0
+        samples = self._dims[dimension] if dimension is not None else 0
+        if not samples:
+            return ("unknown" if dimension is None else self.source), 0
+        return "dim%d" % dimension, samples
 
 
 def _length(index):
@@ -235,12 +258,12 @@ def tensors(value, depth=0):
 
 
 def look(args, kwargs):
-    """(batch dimension of the first tensor argument, elements of the largest one)."""
-    size = largest = 0
+    """(dimensions 0 and 1 of the first tensor argument, elements of the largest one)."""
+    sizes, largest = None, 0
     for tensor in chain(tensors(args), tensors(kwargs)) if kwargs else tensors(args):
         shape = tensor.shape
-        if not size and len(shape):
-            size = int(shape[0])
+        if sizes is None and len(shape):
+            sizes = (int(shape[0]), int(shape[1]) if len(shape) > 1 else 0)
         count = tensor.numel()
         largest = max(largest, count)
-    return size, largest
+    return sizes or (0, 0), largest

@@ -129,6 +129,10 @@ class Steps:
                 self._restart()
             self.ended("optimizer")
 
+    def in_step(self):
+        """Whether an optimizer is making a step, from which it may call a closure."""
+        return bool(self._stack)
+
     # The end of a step
 
     def begun(self):

@@ -222,6 +222,8 @@ class Checkpoint(Knob):
         if not self.acts:
             self.how = "%d calls of torch.utils.checkpoint in a forward" % done
             return self._by_number(done)
+        if not self.places:
+            return None  # no module was called with gradients
         self.how = "torch.utils.checkpoint around " + "; ".join(self.places)
         if compiled and self.members:
             self.objects = self.expected  # traced: the calls are inside the compiled graph

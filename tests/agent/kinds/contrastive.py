@@ -1,0 +1,52 @@
+"""Contrastive, with the negatives of the batch, inside the model."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Net(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.inlet, self.outlet = nn.Linear(8, width), nn.Linear(width, 4)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(3))
+
+    def forward(self, x):
+        x = self.inlet(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.outlet(x)
+
+
+inputs, labels = torch.randn(96, 8), torch.randint(0, 4, (96,))
+loader = DataLoader(TensorDataset(inputs, labels), batch_size=8)
+
+
+class Contrastive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = Net()
+
+    def forward(self, one, two):
+        one = nn.functional.normalize(self.encoder(one), dim=1)
+        two = nn.functional.normalize(self.encoder(two), dim=1)
+        return nn.functional.cross_entropy(one @ two.T / 0.5, torch.arange(len(one)))
+
+
+model = Contrastive()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for x, _ in loader:
+    optimizer.zero_grad()
+    model(x, x * 0.9).backward()
+    optimizer.step()

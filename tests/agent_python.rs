@@ -64,7 +64,6 @@ modules! {
     plain {
         test_examples_equal
         test_fingerprints
-        test_kinds
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16
@@ -86,6 +85,7 @@ modules! {
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer
+        test_kinds
         test_options_packages
     }
 }

@@ -77,6 +77,7 @@ modules! {
         test_knobs_selective
         test_phases
         test_processes
+        test_production
         test_script_options
         test_scripts
         test_units

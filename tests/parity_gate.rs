@@ -2,7 +2,8 @@
 //! altered where it prevents one.  A launch as it is and a launch with the setting are judged as a search judges them;
 //! without the comparison each of these would be called a fit.
 //!
-//! `AUTOFIT_TEST_PYTHON` names an interpreter with PyTorch and transformers; without it the private environment is used.
+//! `AUTOFIT_TEST_PYTHON` names an interpreter with PyTorch and transformers; without it the
+//! tests' own environment with the frameworks is used.
 
 #![allow(clippy::unwrap_used)]
 
@@ -33,7 +34,8 @@ struct Alteration {
 }
 
 fn python() -> PathBuf {
-    std::env::var_os("AUTOFIT_TEST_PYTHON").map_or_else(|| support::python().path.clone(), PathBuf::from)
+    let ours = || support::frameworks(&support::python().path);
+    std::env::var_os("AUTOFIT_TEST_PYTHON").map_or_else(ours, PathBuf::from)
 }
 
 /// One launch, and what the gate looks at.

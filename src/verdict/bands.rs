@@ -2,7 +2,7 @@
 
 use crate::model::inspection::Inspection;
 use crate::model::parity::Quantity;
-use crate::model::{Configuration, Knob, NumericsClass};
+use crate::model::{Configuration, Knob, NumericsClass, Value};
 
 /// How a configuration rounds beside the script as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -45,7 +45,7 @@ impl Terms {
         Self {
             rounding,
             coarse_script,
-            other_draws: any(NumericsClass::Distribution),
+            other_draws: any(NumericsClass::Distribution) || moves_dropout(settings, found),
             other_batch: any(NumericsClass::Dynamics),
         }
     }
@@ -75,6 +75,13 @@ impl Terms {
     pub fn of_the_script(&self) -> Bands {
         Self { rounding: Rounding::Order, ..*self }.bands()
     }
+}
+
+/// Whether dropout draws other masks: kernels draw in the order of memory, and compiled ones by a generator of theirs.
+fn moves_dropout(settings: &Configuration, found: Option<&Inspection>) -> bool {
+    let dropout = found.is_some_and(|f| f.roots.iter().any(|r| r.dropout));
+    let compiled = settings.text(Knob::Compile).is_some_and(|word| word != "off");
+    dropout && (compiled || settings.get(Knob::ChannelsLast) == Some(&Value::Bool(true)))
 }
 
 /// Relative differences that are allowed.

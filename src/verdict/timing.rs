@@ -3,7 +3,8 @@
 //! # Theory of operation
 //! Ranks are put together step by step: a step lasts as long as on its slowest rank, its samples are those of all
 //! ranks.  Dropped from the front are the steps that the agent calls warm-up, step 0, and then steps that are still
-//! slower than [`SETTLED`] times the median of what follows (at most half of what is left).
+//! slower than [`SETTLED`] times the median of what follows (at most half of what is left).  Of a script that was over
+//! before its warm-up was, the later half of the steps is what there is.
 //!
 //! The rate is the **median** of the steps' own rates, which a minority of disturbed steps cannot move, with a
 //! distribution-free 95 % interval (order statistics, see [`super::stats::median_interval`]).
@@ -25,6 +26,8 @@ use super::stats::{mean, median, median_interval, spread, t95};
 const SETTLED: f64 = 1.5;
 /// Difference of mean and median loader wait, in parts of a step, from which the median would misstate the rate.
 const BURSTY: f64 = 0.05;
+/// A script that ended within its warm-up after this many steps or more is judged by the later half of them.
+const SHORTEST: usize = 4;
 /// At most this share of steps can be "disturbed"; more of them are the script's own pattern.
 const DISTURBED_SHARE: f64 = 0.2;
 
@@ -113,6 +116,9 @@ fn join(ranks: &[&[Step]]) -> Vec<Joint> {
 
 fn warmup_length(steps: &[Joint]) -> usize {
     let mut n = steps.iter().rposition(|s| s.warmup).map_or(0, |last| last + 1);
+    if n == steps.len() && n >= SHORTEST {
+        n -= n / 2; // over before its warm-up was
+    }
     let most = n + (steps.len() - n) / 2;
     while n < most {
         let later: Vec<f64> = steps[n + 1..].iter().map(|s| s.seconds).collect();
@@ -180,6 +186,15 @@ mod tests {
         let mut s = steps(&[1.0; 8]);
         s[3].warmup = true;
         assert_eq!(measure(&[&s], 0.0).unwrap().steps, 4);
+    }
+
+    #[test]
+    fn a_script_that_is_over_before_its_warm_up_is_judged_by_its_later_steps() {
+        let mut s = steps(&[9.0, 5.0, 1.0, 1.0, 1.0, 1.0]);
+        s.iter_mut().for_each(|s| s.warmup = true);
+        let t = measure(&[&s], 0.0).unwrap();
+        assert_eq!((t.steps, t.samples_per_second), (3, 8.0));
+        assert!(measure(&[&s[..3]], 0.0).is_none());
     }
 
     #[test]

@@ -79,6 +79,11 @@ class AgentTest(unittest.TestCase):
         self.trial = os.path.join(self.folder, "trial")
         os.mkdir(self.trial)
 
+    def new_trial(self, number):
+        """Another trial folder, for a case with several launches."""
+        self.trial = os.path.join(self.folder, f"trial-{number}")
+        os.mkdir(self.trial)
+
     def write(self, name, text):
         path = os.path.join(self.folder, name)
         with open(path, "w", encoding="utf-8") as file:

@@ -8,11 +8,12 @@ import io
 import unittest
 
 import torch
-from autofit_agent.knobs.offload import Offload
 from models_knobs import tokens
-from support_knobs import agent, distance, optimizer_state, state_of
+from support_knobs import agent, distance, offload, optimizer_state, state_of
 from test_knobs_selective import cnn, encoder, gpt
 from torch import nn
+
+Offload = offload.Offload
 
 
 class Forced(unittest.TestCase):

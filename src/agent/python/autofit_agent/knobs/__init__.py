@@ -116,11 +116,12 @@ class Knobs:
     def double_backward(self):
         """The script differentiates through gradients: knobs that cannot bear it say so."""
         for knob in self.all:
-            knob.double_backward()
+            if knob.not_twice() is not None:
+                knob.refuse(knob.not_twice())
 
     def mind_double_backward(self):
-        """Whether any of them does something then."""
-        return any(type(knob).double_backward is not Knob.double_backward for knob in self.all)
+        """Whether any of them cannot bear it."""
+        return any(knob.not_twice() is not None for knob in self.all)
 
     def undo(self):
         for knob in self.all:

@@ -201,9 +201,8 @@ class Accumulation(Knob):
                 if self.steps <= LOOKS or source.path in state.kept:
                     source.compute()
 
-    def double_backward(self):
-        if self.acts and self.wanted > 1:
-            self.refuse("the script differentiates twice")
+    def not_twice(self):
+        return "the script differentiates twice" if self.acts and self.wanted > 1 else None
 
     # Reading back.
 

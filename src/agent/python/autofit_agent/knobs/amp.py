@@ -39,9 +39,10 @@ class Amp(Knob):
         if self.scaling is not None:
             self.scaling.undo()
 
-    def double_backward(self):
-        if self.scaling is not None:
-            self.refuse("the script differentiates twice, which fp16's gradient scale does not bear")
+    def not_twice(self):
+        if self.scaling is None:
+            return None
+        return "the script differentiates twice, which fp16's gradient scale does not bear"
 
     def requires(self, root, args, kwargs):
         if self.wanted == "off":

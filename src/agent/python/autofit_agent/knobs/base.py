@@ -69,8 +69,9 @@ class Knob:
             return None
         return said
 
-    def double_backward(self):
-        """The script was seen to differentiate through gradients."""
+    def not_twice(self):
+        """Why it cannot stay in force where the script differentiates through gradients; None if it can."""
+        return
 
     def undo(self):
         """Leaves the process as if the knob had not been turned."""

@@ -146,9 +146,10 @@ class Compile(Knob):
         )
         return self.wanted
 
-    def double_backward(self):
-        if self.acts and self.wanted != "off":
-            self.refuse("the script differentiates twice, which compiled code does not bear")
+    def not_twice(self):
+        if not self.acts or self.wanted == "off":
+            return None
+        return "the script differentiates twice, which compiled code does not bear"
 
     def undo(self):
         self.states.clear()

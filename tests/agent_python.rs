@@ -64,6 +64,7 @@ modules! {
     plain {
         test_examples_equal
         test_fingerprints
+        test_gpu_knobs
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16

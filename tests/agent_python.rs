@@ -68,6 +68,7 @@ modules! {
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16
+        test_knobs_inplace
         test_knobs_kernels
         test_knobs_launch
         test_knobs_loader

@@ -29,6 +29,7 @@ KNOBS = [
     ("set_to_none", True, 1e-6),
     ("channels_last", True, 1e-5),
     ("compile", "default", 1e-5),
+    ("inplace", True, 0.0),
     ("num_workers", 1, 1e-6),
     ("batch_size", 4, None),
 ]
@@ -46,7 +47,7 @@ OF_THE_PROCESSOR = "GPU|in host memory already|on cpu|no call of a module"
 NOTHING_THERE = re.compile(
     "no DataLoader was seen|applied to 0 objects|no call of a module|no batch was split"
     "|has no convolution|has no repeated blocks|no optimizer of torch.optim|no training call of a module"
-    "|the script was not seen to pass set_to_none=False"
+    "|the script was not seen to pass set_to_none=False|has no ReLU behind"
 )
 # What was measured on this machine is no part of a reason.
 MEASURED = re.compile(r"\d+\.\d+(e-?\d+)?")

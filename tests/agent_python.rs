@@ -64,10 +64,11 @@ modules! {
     plain {
         test_examples_equal
         test_fingerprints
-        test_kinds
+        test_gpu_knobs
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16
+        test_knobs_inplace
         test_knobs_kernels
         test_knobs_launch
         test_knobs_loader
@@ -87,6 +88,7 @@ modules! {
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer
+        test_kinds
         test_options_packages
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn find(knob: Knob, found: &Inspection) -> KnobSite {
         }
         Knob::EmptyCache => switch("torch.cuda.empty_cache() between training, evaluation and saving"),
         Knob::ChannelsLast => channels_last(found),
+        Knob::Inplace => inplace(found),
         _ => compile(found),
     }
 }
@@ -36,7 +37,7 @@ pub(super) fn current(knob: Knob, found: &Inspection) -> Option<String> {
         Knob::CudnnBenchmark => Some(detected.cudnn_benchmark.to_string()),
         Knob::ChannelsLast => Some(found.roots.iter().any(|r| r.channels_last).to_string()),
         Knob::Compile => Some(if detected.compile { "the script's own" } else { "off" }.to_owned()),
-        Knob::EmptyCache => Some("false".to_owned()),
+        Knob::EmptyCache | Knob::Inplace => Some("false".to_owned()),
         _ => None,
     }
 }
@@ -97,6 +98,27 @@ fn channels_last(found: &Inspection) -> KnobSite {
     };
     let how = format!("strides of {} convolutions of {} and of its inputs", root.convolutions, root.class);
     KnobSite { values: vec![true.into()], ..site(knob, Way::Agent, how) }
+}
+
+fn inplace(found: &Inspection) -> KnobSite {
+    let knob = Knob::Inplace;
+    if main_root(found).is_none() {
+        return refused(knob, no_root(found));
+    }
+    if found.detected.as_ref().is_some_and(|d| d.compile) {
+        return refused(knob, "in compiled code the compiler chooses what is overwritten");
+    }
+    let count: u32 = found.roots.iter().map(|r| r.in_place).sum();
+    if count == 0 {
+        return refused(
+            knob,
+            "the model has no ReLU behind a layer in a Sequential that is not in place already",
+        );
+    }
+    KnobSite {
+        values: vec![true.into()],
+        ..site(knob, Way::Agent, format!("{count} activations behind layers in Sequentials"))
+    }
 }
 
 fn compile(found: &Inspection) -> KnobSite {

@@ -66,7 +66,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         | Knob::CudnnBenchmark
         | Knob::ChannelsLast
         | Knob::Compile
-        | Knob::EmptyCache => kernels::find(knob, found),
+        | Knob::EmptyCache
+        | Knob::Inplace => kernels::find(knob, found),
     };
     if let Some(switch) = found.switches.iter().find(|s| s.knob == knob) {
         site = frameworks::through(site, switch);

@@ -590,3 +590,12 @@ fn a_switch_does_not_make_right_what_would_change_training() {
     });
     assert!(own.why_not(Knob::Accumulation).contains("BatchNorm"));
 }
+
+#[test]
+fn activations_are_in_place_where_some_could_be() {
+    assert!(script().why_not(Knob::Inplace).contains("no ReLU behind a layer"));
+    let some = script().with(|s| s.roots[0].in_place = 3);
+    assert!(some.site(Knob::Inplace).how.contains("3 activations"));
+    let compiled = some.with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert!(compiled.why_not(Knob::Inplace).contains("the compiler chooses"));
+}

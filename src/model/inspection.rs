@@ -160,6 +160,8 @@ pub struct RootInfo {
     pub images: bool,
     /// The weight of a convolution lies in channels_last already.
     pub channels_last: bool,
+    /// Activations that could overwrite what they are given, and do not yet.
+    pub in_place: u32,
 }
 
 /// Repeated blocks.

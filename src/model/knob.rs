@@ -157,6 +157,8 @@ knobs! {
     Compile = "compile", Precision, Accepts::Words(&["off", "default", "reduce-overhead", "max-autotune"]);
     /// Cached device memory is given back between training, evaluation and saving; CUDA only.
     EmptyCache = "empty_cache", Exact, Accepts::Bool;
+    /// Activations overwrite what they are given where nobody else needs it.
+    Inplace = "inplace", Exact, Accepts::Bool;
 }
 
 impl Knob {

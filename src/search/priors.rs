@@ -149,6 +149,8 @@ impl Context<'_> {
                 _ => 1.0,
             },
             (Knob::Allocator, _) => 0.92,
+            // One activation at a time: what overwrites and what is overwritten are never there together.
+            (Knob::Inplace, _) => 0.97,
             (Knob::BatchSize, Value::Int(b)) => self.batch.map_or(1.0, |own| *b as f64 / own as f64),
             // Lists need room for intermediate results of all parameters at once.
             (Knob::Optimizer, Value::Text(t)) if t == "foreach" && self.device == Device::Cpu => 1.05,

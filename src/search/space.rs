@@ -10,7 +10,7 @@ use crate::recipe::Rung;
 const MOST_PARTS: u64 = 64;
 
 /// Knobs that lower the demand for device memory, in no order.
-pub(super) const MEMORY: [Knob; 7] = [
+pub(super) const MEMORY: [Knob; 8] = [
     Knob::Allocator,
     Knob::Accumulation,
     Knob::Amp,
@@ -18,6 +18,7 @@ pub(super) const MEMORY: [Knob; 7] = [
     Knob::BatchSize,
     Knob::Malloc,
     Knob::Offload,
+    Knob::Inplace,
 ];
 
 /// What can be set, and to what.
@@ -146,9 +147,12 @@ impl<'a> Space<'a> {
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
             Knob::Strategy => Vec::new(),
             Knob::Optimizer => vec!["fused".into(), "foreach".into()],
-            Knob::SetToNone | Knob::Tf32 | Knob::CudnnBenchmark | Knob::ChannelsLast | Knob::EmptyCache => {
-                vec![true.into()]
-            }
+            Knob::SetToNone
+            | Knob::Tf32
+            | Knob::CudnnBenchmark
+            | Knob::ChannelsLast
+            | Knob::EmptyCache
+            | Knob::Inplace => vec![true.into()],
             // The longest search for kernels, an hour for some models, is made where a recipe asks for it.
             Knob::Compile if self.plan.device == Device::Cuda => {
                 vec!["default".into(), "reduce-overhead".into()]
@@ -254,6 +258,7 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
         (Knob::Malloc, Value::Text(t)) => t == "trim",
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
         (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
+        (Knob::Inplace, Value::Bool(on)) => *on,
         _ => false,
     }
 }
@@ -304,6 +309,9 @@ pub(super) fn cannot_pay(
             .map(|share| format!("updating the parameters takes {:.1} % of a step", share * 100.0)),
         Knob::EmptyCache if plan.device == Device::Cuda => {
             Some("it costs time; it is tried only where evaluation or saving runs out of memory".to_owned())
+        }
+        Knob::Inplace if found.site(knob).is_some() => {
+            Some("it spares one activation at a time; it is tried only where memory needs it".to_owned())
         }
         _ => found.knobs.iter().find(|s| s.knob == knob && s.way.is_none()).and_then(|s| s.why_not.clone()),
     }

@@ -11,10 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 
 import device as gpu
+import knobs
 from bench import MIB, Bench, Evidence
 
 # The limit on the allocator is corrected once the context is measured: the peak may pass the cap by this.
@@ -282,25 +284,41 @@ def production(bench, name, tuned, cap, *, confirmed, seconds):
     bench.evidence.check(
         f"{name}: production's peak is what was confirmed", near, nvml_peak=peak, confirmed_peak=confirmed
     )
-    shutil.rmtree(bench.scripts)
-    shutil.copytree(os.path.join(bench.work, "pristine"), bench.scripts)
+    as_before(bench)
     bench.device.settle(bench.baseline)
 
 
-# What only a GPU can show: each is launched beside the script as it is.
-KNOBS = [
-    "amp=fp16",
-    "amp=fp16,accumulation=4",
-    "checkpoint=selective",
-    "offload=activations",
-    "offload=optimizer",
-    "allocator=expandable_segments:True",
-    "allocator=garbage_collection_threshold:0.8,max_split_size_mb:256",
-    "allocator=roundup_power2_divisions:8",
-    "allocator=backend:cudaMallocAsync",
-]
-# Of these, the ones that must lower the peak of the GPT; the rest must only fit and train alike.
-LOWER = ("amp=fp16", "checkpoint=selective", "offload=activations")
+def as_before(bench):
+    """Takes away what a run without a sandbox has written."""
+    shutil.rmtree(bench.scripts)
+    shutil.copytree(os.path.join(bench.work, "pristine"), bench.scripts)
+
+
+def under_agent(bench, name, settings, seconds):
+    folder = tempfile.mkdtemp(prefix="launch-", dir=bench.work)
+    argv = [sys.executable, name + ".py", *EXAMPLES[name].split()]
+    found = knobs.launch(bench.call, folder, argv, settings, DEVICE, seconds)
+    as_before(bench)  # no sandbox is around it
+    return found
+
+
+def knobs_in_one_process(bench, plain, launch):
+    """Several knobs that only a GPU can show, read back in one launch.
+
+    `plain`: what each example does under the agent without settings, once it was needed.
+    """
+    title, name, settings, seconds, close, lower = launch
+    before = bench.tree()
+    if name not in plain:
+        plain[name] = under_agent(bench, name, {}, 30)
+    found = under_agent(bench, name, settings, seconds)
+    for what, holds, numbers in knobs.judge(plain[name], found, settings, close, lower):
+        bench.evidence.check(f"{title}: {what}", holds, **numbers)
+    bench.leaves_nothing(title, before)
+
+
+# Through the launcher too: a knob of the agent and one of the environment, each beside the script as it is.
+TRIED = ["amp=fp16", "allocator=expandable_segments:True"]
 
 
 def knob(bench, settings):
@@ -308,10 +326,8 @@ def knob(bench, settings):
     before = bench.tree()
     out = os.path.join(bench.work, "out-try")
     words = ["try", "--device", DEVICE, "--json", "-q", "--fresh", "--out", out]
-    for setting in settings.split(",") if not settings.startswith("allocator") else [settings]:
-        words += ["--set", setting]
     status, text, err, _, took = bench.autofit(
-        [*words, "--", sys.executable, "gpt.py", *EXAMPLES["gpt"].split()], 60
+        [*words, "--set", settings, "--", sys.executable, "gpt.py", *EXAMPLES["gpt"].split()], 60
     )
     try:
         trials = json.loads(text)["trials"]
@@ -327,9 +343,6 @@ def knob(bench, settings):
         seconds=took,
         err=err[-600:] if status else None,
     )
-    if settings in LOWER:
-        lower = len(peaks) == 2 and all(peaks) and peaks[1] < 0.95 * peaks[0]
-        bench.evidence.check(f"{settings}: lowers the peak", lower, peaks=peaks)
     bench.leaves_nothing(settings, before)
 
 
@@ -408,15 +421,20 @@ def main():
     versions.update(autofit=autofit_version(args.bin).strip(), driver=bench.device.driver())
     evidence.body.update(machine=gpu.machine(), versions=versions, device_baseline_bytes=bench.baseline)
     evidence.write()
+    plain = {}
     steps = [
         ("allocator against NVML", 20, lambda: allocator_against_nvml(bench)),
         ("a real OOM", 25, lambda: diagnose_real_oom(bench)),
         ("gpt", 60, lambda: example(bench, "gpt", 90, 40)),
         ("two searches", 45, lambda: two_searches_and_an_interrupt(bench)),
         ("cnn", 50, lambda: example(bench, "cnn", 60, 30)),
+        *(
+            (launch[0], launch[3], lambda launch=launch: knobs_in_one_process(bench, plain, launch))
+            for launch in knobs.LAUNCHES
+        ),
         ("text_classifier", 50, lambda: example(bench, "text_classifier", 60, 30)),
         ("gan", 50, lambda: example(bench, "gan", 60, 30)),
-        *((settings, 40, lambda s=settings: knob(bench, s)) for settings in KNOBS),
+        *((settings, 40, lambda s=settings: knob(bench, s)) for settings in TRIED),
     ]
     for name, needs, step in steps:
         if evidence.left() < needs:

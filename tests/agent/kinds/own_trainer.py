@@ -40,7 +40,7 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 4)
 
     def step(self, x, y):
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=False)
         nn.functional.cross_entropy(self.model(x), y).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
         self.optimizer.step()

@@ -1,6 +1,6 @@
 """What a root module is: the `root` record."""
 
-from . import blocks, layouts, tree
+from . import activations, blocks, layouts, tree
 
 ROOTS_TOLD = 16  # a script that calls layers one by one has as many roots as layers; these many are told of
 
@@ -86,6 +86,7 @@ def describe_root(root, module, args, kwargs, torch):
         "convolutions": len(layouts.convolutions(module, torch)),
         "images": layouts.has_images(args, kwargs, torch),
         "channels_last": any(layouts.is_last(m.weight, torch) for m in layouts.convolutions(module, torch)),
+        "in_place": sum(map(len, activations.pairs(module, torch).values())),
         "batch_dim": 0,
         "several_inputs": len(given) > 1,
         "batch": next((t.shape[0] for _, t in given if t.dim() > 0), None),

@@ -12,6 +12,7 @@ from .base import Known, watch_building
 
 KNOWN = Known("accelerate", (0, 26), (2, 0))
 AMP = "Accelerator(mixed_precision)"
+VALUES = ["off", "bf16"]  # fp16 wants unscaling before clipping, which a script has not been written for
 
 
 def ready(frameworks, module):
@@ -41,6 +42,9 @@ class Watch:
         if wanted is None:
             return
         why_not = self.unknown or self.stands_against()
+        if why_not is None and wanted not in VALUES:
+            why_not = "%s is not set to %s: the script would have to unscale gradients before it clips them"
+            why_not %= (AMP, wanted)
         if why_not is not None:
             self.frameworks.refuse("amp", why_not)
         elif wanted != "off":
@@ -55,10 +59,8 @@ class Watch:
         self.accelerator = accelerator
         self.frameworks.reads("amp", self.read)
         own = self.own if self.stands_against() else "off"
-        # fp16 also wants unscaling before the script's own clipping, which it has not been written for.
-        self.frameworks.tell(
-            "amp", AMP, own, values=["off", "bf16"], why_not=self.unknown or self.stands_against()
-        )
+        why_not = self.unknown or self.stands_against()
+        self.frameworks.tell("amp", AMP, own, values=VALUES, why_not=why_not)
 
     def read(self):
         precision = self.accelerator.mixed_precision

@@ -34,6 +34,8 @@ class Watch:
         self.how = name + "(precision)"
         self.variable = {"Trainer": "PL_TRAINER_PRECISION"}.get(name, "LT_PRECISION")
         self.unknown = unknown
+        cuda = frameworks.session.device == "cuda"
+        self.values = ["off", "bf16", "fp16"] if cuda else ["off", "bf16"]
         self.built = None
         self.own = None  # what the script has set, in Lightning's words
 
@@ -49,6 +51,9 @@ class Watch:
         if wanted is None:
             return
         why_not = self.stands_against()
+        if why_not is None and wanted not in self.values:
+            # It would take another type instead, with a warning.
+            why_not = "%s does not take %s on %s" % (self.how, wanted, self.frameworks.session.device)
         if why_not is not None:
             self.frameworks.refuse("amp", why_not)
         elif wanted != "off":
@@ -80,8 +85,7 @@ class Watch:
         self.built = built
         self.frameworks.reads("amp", self.read)
         own = "off" if self.own in FULL else WORDS.get(str(self.own), str(self.own))
-        values = ["off", "bf16", "fp16"] if self.frameworks.session.device == "cuda" else ["off", "bf16"]
-        self.frameworks.tell("amp", self.how, own, values=values, why_not=self.stands_against())
+        self.frameworks.tell("amp", self.how, own, values=self.values, why_not=self.stands_against())
 
     def read(self):
         found = getattr(self.built, "precision", None)

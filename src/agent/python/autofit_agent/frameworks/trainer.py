@@ -105,7 +105,7 @@ class Watch:
             self.frameworks.own_accumulation = self.own["gradient_accumulation_steps"]
         elif knob == "amp":
             self.set_amp(wanted, args)
-        elif knob == "checkpoint" and wanted != "none":
+        elif knob == "checkpoint" and wanted not in ("none", "selective"):
             every = {"every_n_layers": 2} if wanted == "alternate" else {}
             for name in checkpointing_names(args):
                 setattr(args, name, True)

@@ -12,6 +12,7 @@ from . import (
     empty_cache,
     environment,
     flags,
+    inplace,
     offload,
     optimizer,
     set_to_none,
@@ -40,6 +41,7 @@ KINDS = {
         channels_last.ChannelsLast,
         compile.Compile,
         empty_cache.EmptyCache,
+        inplace.Inplace,
     )
 }
 

@@ -132,6 +132,9 @@ class ChannelsLast(Knob):
         if not self.wanted:
             self.how = "strides of the weights of convolutions"
             return bool(turned)
+        if not self.tried:
+            self.reason = "no call of a module with trainable parameters was seen"
+            return None
         ours = [m.weight for layers in self.layers.values() for m in layers]
         left = sum(is_last(weight, torch) is False for weight in ours)
         if not self.seen or left:

@@ -33,6 +33,9 @@ class Checkpoint(Knob):
         self.places = []
         self.expected = 0
         self.selection = None
+        if way == "framework" and wanted == "selective":
+            # No framework's switch knows it: the agent tells the model, whose own switch takes a context.
+            self.acts, self.way = True, "agent"
 
     def start(self):
         if self.acts and self.wanted == "selective" and selective.available(self.torch):

@@ -57,10 +57,11 @@ class Compile(Knob):
             return
         if not self.states:
             self._configure()
-        module = root.module
-        module.compile(mode=self.wanted)
-        # In force during training calls only: `around` puts it back.
-        self.states[id(root)] = _State(module.__dict__.pop("_compiled_call_impl"))
+        # As `module.compile()` makes it, but in force during training calls only: `around` puts it in place.
+        call = root.module._call_impl
+        if type(root.module).forward.__module__.startswith("torch."):
+            call = _inlined(call)
+        self.states[id(root)] = _State(self.torch.compile(call, mode=self.wanted))
         root.traced = True
 
     def _configure(self):
@@ -155,6 +156,15 @@ class Compile(Knob):
         for module, name, value in self.config:
             setattr(module, name, value)
         self.config = []
+
+
+def _inlined(call):
+    """The compiler passes over a frame of PyTorch's own (Sequential), but not over what ours calls."""
+
+    def inline(*args, **kwargs):
+        return call(*args, **kwargs)
+
+    return inline
 
 
 class _State:

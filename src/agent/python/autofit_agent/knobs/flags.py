@@ -31,7 +31,10 @@ class Flag(Knob):
         found = self.read()
         if found == self.wanted:
             return found
-        self.reason = "PyTorch has it at %s" % (found,)
+        if self.acts and not self.applied:
+            self.reason = "no call of a module with trainable parameters was seen"
+        else:
+            self.reason = "PyTorch has it at %s" % (found,)
         return None
 
 

@@ -142,7 +142,10 @@ class Offload(Knob):
         self.how = "%d tensors of %.1f MiB in the first call of %s, in host memory until their gradient" % (
             self.moved, self.bytes / 2**20, ", ".join(self.names[:4]),
         )  # fmt: skip
-        if not self.names or not self.moved:
+        if not self.names:
+            self.reason = "no call of a module with trainable parameters was seen"
+            return None
+        if not self.moved:
             self.reason = "no activation of %d KiB or more was seen" % (self.small >> 10)
             return None
         return "activations"

@@ -30,7 +30,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 INSPECT_SECONDS = 240
 TUNE_SECONDS = 600
-RUN_SECONDS = 25  # A script that trains for longer is stopped here, as the bare one is.
+RUN_SECONDS = 12  # A script that trains for longer is stopped here, as the bare one is.
 GRACE = 20
 
 
@@ -87,7 +87,7 @@ class Field:
         inspected = self._launch(
             [self.autofit, "inspect", "--json", "--out", str(self.out), "--", *self.command], INSPECT_SECONDS
         )
-        tune = ["--budget", "90s", "--max-trials", "4", *shlex.split(self.script.get("options", ""))]
+        tune = ["--budget", "50s", "--max-trials", "4", *shlex.split(self.script.get("options", ""))]
         tuned = self._launch(
             [self.autofit, "tune", "--json", *tune, "--out", str(self.out), "--", *self.command], TUNE_SECONDS
         )

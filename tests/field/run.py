@@ -31,7 +31,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 INSPECT_SECONDS = 240
 TUNE_SECONDS = 600
-RUN_SECONDS = 12  # A script that trains for longer is stopped here, as the bare one is.
+RUN_SECONDS = 10  # A script that trains for longer is stopped here, as the bare one is.
 GRACE = 20
 
 
@@ -88,7 +88,7 @@ class Field:
         inspected = self._launch(
             [self.autofit, "inspect", "--json", "--out", str(self.out), "--", *self.command], INSPECT_SECONDS
         )
-        tune = ["--budget", "70s", "--max-trials", "6", *shlex.split(self.script.get("options", ""))]
+        tune = ["--budget", "40s", "--max-trials", "6", *shlex.split(self.script.get("options", ""))]
         tuned = self._launch(
             [self.autofit, "tune", "--json", *tune, "--out", str(self.out), "--", *self.command], TUNE_SECONDS
         )
@@ -152,6 +152,8 @@ class Field:
         environment = dict(os.environ)
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         environment.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"})
+        # Small models on several threads wait for whatever else runs on the machine.
+        environment.update({"OMP_NUM_THREADS": "1"})
         for name, value in self.script.get("env", {}).items():
             environment[name] = value.format(tree=tree, field=HERE)
         cwd = tree / self.script.get("cwd", ".")

@@ -52,14 +52,19 @@ def main():
             print(f"== {script['name']}", flush=True)
             outcome = Field(script, options).outcome()
             (results / f"{script['name']}.json").write_text(json.dumps(outcome, indent=1))
-            print(outcomes.row(outcome), flush=True)
-    made = [results / f"{script['name']}.json" for script in scripts]
-    table = outcomes.document([json.loads(path.read_text()) for path in made if path.exists()])
+            print(outcomes.row(judged(outcome, script)), flush=True)
+    made = [(script, results / f"{script['name']}.json") for script in scripts]
+    found = [judged(json.loads(path.read_text()), script) for script, path in made if path.exists()]
     if options.write:
-        (HERE / "outcomes.md").write_text(table)
-    wrong = [path.stem for path in made if path.exists() and json.loads(path.read_text())["wrong"]]
+        (HERE / "outcomes.md").write_text(outcomes.document(found))
+    wrong = [outcome["script"]["name"] for outcome in found if outcome["wrong"]]
     print("wrong: " + (", ".join(wrong) or "nothing"))
     return 1 if wrong else 0
+
+
+def judged(outcome, script):
+    """With what is wrong by the list as it is now; a result may be older."""
+    return {**outcome, "wrong": outcomes.wrong(outcome, script)}
 
 
 class Field:
@@ -94,7 +99,7 @@ class Field:
         )
         after, left = digest(self.tree), processes_in(self.base)
         ran, bare = self._trained()
-        outcome = {
+        return {
             "script": {key: self.script[key] for key in ("name", "repository", "commit", "command", "kinds")},
             "date": datetime.date.today().isoformat(),
             "absent": absent,
@@ -105,8 +110,6 @@ class Field:
             "changed": changes(before, after),
             "left": left,
         }
-        outcome["wrong"] = outcomes.wrong(outcome, self.script)
-        return outcome
 
     def _trained(self):
         """`autofit run` (None without a result) and the script by itself, each in a copy of its own, at once."""

@@ -75,10 +75,16 @@ fn unusable(session: &mut Session<'_>, baseline: &Observation) -> Option<Outcome
         Verdict::Fit | Verdict::Oom | Verdict::Thrash | Verdict::Disturbed => return None,
     };
     let reason = match baseline.verdict {
-        Verdict::Timeout => format!(
-            "the script as it is did not take enough steps in time ({}); --trial-timeout gives it more",
-            baseline.why
-        ),
+        Verdict::Timeout => {
+            let limit = session.plan.limits.trial_timeout.filter(|_| baseline.end == ProcessEnd::TimedOut);
+            format!(
+                "the script as it is did not take enough steps in {} ({}); --trial-timeout gives it more",
+                limit.map_or("time".to_owned(), |seconds| format!(
+                    "the {seconds:.0} s that a launch may take"
+                )),
+                baseline.why
+            )
+        }
         // It ran well, and it trains nothing.
         _ if baseline.end == (ProcessEnd::Exited { code: 0 }) && baseline.steps == 0 => {
             format!("the script as it is cannot be tuned: {}", baseline.why)

@@ -44,6 +44,42 @@ class Confirm(AgentTest):
         # The first step of the second epoch is the last one.
         self.assertEqual(len(result.all("step")), 21)
 
+    def test_a_loader_that_is_asked_with_next_does_not_end(self):
+        """The script counts on endless data: an early end would be an exception."""
+        result = self.launch(
+            HEAD
+            + """
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.ones(8)
+
+def batches():
+    for x in DataLoader(Stream(), batch_size=4):
+        yield x
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+drawn = batches()
+for step in range(1000):
+    x = next(drawn)
+    model(x).mean().backward()
+    optimizer.step()
+    if step == 30:
+        model.eval()
+        with torch.no_grad():
+            model(x)
+        model.train()
+        torch.save(model.state_dict(), "model.pt")
+print("reached the end")
+""",
+            coverage=dict(COVERAGE, end_loader_after=12),
+        )
+        self.assertEqual((result.code, result.out), (0, ""), result.describe())
+        self.assertEqual(result.all("fault"), [], result.describe())
+        self.assertEqual(result.last("end")["reason"], "covered")
+        self.assertGreater(len(result.all("step")), 30, result.describe())
+
     def test_the_largest_batch_comes_first(self):
         look = dict(COVERAGE, look_batches=50, end_loader_after=12)
         result = self.launch(

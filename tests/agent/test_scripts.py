@@ -2,7 +2,7 @@
 
 import unittest
 
-from support import HEAD, AgentTest
+from support import HEAD, SCHEDULE, AgentTest
 
 LOOP = """
 model = Net()
@@ -111,6 +111,30 @@ while True:
         )
         self.assert_measured(result)
         self.assertEqual({e["samples"] for e in result.all("step")}, {12})
+
+    def test_training_that_calls_no_module_has_no_root(self):
+        """Layers that train themselves through their own methods are called only for predictions."""
+        script = (
+            HEAD
+            + """
+x, y = torch.randn(16, 8), torch.randint(0, 2, (16,))
+net = Net()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for _ in range(12):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(net.body[2].forward(net.body[0].forward(x).relu()), y).backward()
+    optimizer.step()
+print(net(x).argmax(1))
+"""
+        )
+        long = {**SCHEDULE, "min_steps": 40, "max_steps": 40}
+        result = self.launch(script, settings={"amp": "bf16"}, ways={"amp": "agent"}, schedule=long)
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertEqual(len(result.all("step")), 12, result.describe())
+        self.assertEqual(result.all("root"), [], result.describe())
+        amp = result.last("knob")
+        self.assertIsNone(amp["effective"], result.describe())
+        self.assertIn("no call of a module", amp["reason"])
 
     def test_gan_steps_are_the_generators(self):
         result = self.launch(

@@ -13,21 +13,18 @@ WORDS = "the of a model learns from data and gives what it saw in each step of i
 
 
 def mnist(folder, images=4096, tests=1000):
-    """The four files of MNIST (or FashionMNIST), where torchvision looks for them."""
+    """The four unpacked files of MNIST, where torchvision looks for them."""
     random = numpy.random.default_rng(0)
-    for subfolder in ("MNIST", "FashionMNIST"):
-        raw = folder / subfolder / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for name, count in (("train", images), ("t10k", tests)):
-            pixels = random.integers(0, 256, (count, 28, 28), numpy.uint8)
-            labels = (numpy.arange(count) % 10).astype(numpy.uint8)
-            for kind, head, content in (
-                ("images-idx3", struct.pack(">4i", 0x803, count, 28, 28), pixels),
-                ("labels-idx1", struct.pack(">2i", 0x801, count), labels),
-            ):
-                (raw / f"{name}-{kind}-ubyte").write_bytes(head + content.tobytes())
-                with gzip.open(raw / f"{name}-{kind}-ubyte.gz", "wb", 1) as packed:
-                    packed.write(head + content.tobytes())
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", images), ("t10k", tests)):
+        pixels = random.integers(0, 256, (count, 28, 28), numpy.uint8)
+        labels = (numpy.arange(count) % 10).astype(numpy.uint8)
+        for kind, head, content in (
+            ("images-idx3", struct.pack(">4i", 0x803, count, 28, 28), pixels),
+            ("labels-idx1", struct.pack(">2i", 0x801, count), labels),
+        ):
+            (raw / f"{name}-{kind}-ubyte").write_bytes(head + content.tobytes())
 
 
 def cora(folder, nodes=1600, words=300, edges=4000):

@@ -1,10 +1,12 @@
 """What the field test says of a script: a row of the table, and whether anything was wrong."""
 
+import re
+
 HEAD = """# Outcomes of the field test
 
-Written by `run.py --write`; not edited by hand. Each script is unmodified, on made-up data, on the processor.
-**harm** is what changed in the script's folder or kept running after inspecting and tuning. **run / bare** are the
-exit statuses of `autofit run` and of the script by itself; "still training" is a script that was stopped after a time.
+Written by `run.py --write`; not edited by hand. What the columns mean is in [README.md](README.md).
+
+{scripts} commands of {repositories} repositories, {wrong} with something wrong.
 
 | script | kinds | inspect | tune | winner | harm | run / bare | date |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -90,8 +92,13 @@ FLAGS = ("compile", "checkpointing", "grad_scaler", "double_backward")
 
 def document(found):
     """The whole of outcomes.md."""
-    text = HEAD + "".join(row(outcome) + "\n" for outcome in found)
-    text += "\n## Knobs\n\nWhat each script's inspection said of each knob.\n"
+    text = HEAD.format(
+        scripts=len(found),
+        repositories=len({outcome["script"]["repository"] for outcome in found}),
+        wrong=sum(bool(outcome["wrong"]) for outcome in found) or "none",
+    )
+    text += "".join(row(outcome) + "\n" for outcome in found)
+    text += "\n## In detail\n\nWhat each script's inspection said of each knob, and how its search went.\n"
     for outcome in found:
         script = outcome["script"]
         text += f"\n### {script['repository']} `{script['name']}`\n\n"
@@ -101,6 +108,26 @@ def document(found):
                 text += f"- {site['knob']}: refused: {site['why_not']}\n"
             else:
                 text += f"- {site['knob']}: {site['way']}: {site['how']}\n"
-        for sentence in outcome["wrong"]:
-            text += f"- **wrong**: {sentence}\n"
-    return text
+        result = outcome["tune"].get("document") or {}
+        if result:
+            text += f"\nThe search: {result['reason']}.\n\n"
+            text += "".join(f"- {line}\n" for line in _launches(result) + result["notes"])
+        if outcome["wrong"]:
+            text += "\n" + "".join(f"- **wrong**: {sentence}\n" for sentence in outcome["wrong"])
+    return without_paths(text)
+
+
+def _launches(result):
+    """One line a trial."""
+    lines = []
+    for trial in result["trials"]:
+        settings = ", ".join(f"{k}={v}" for k, v in trial["settings"].items()) or "as it is"
+        lines.append(
+            f"trial {trial['trial']} ({trial['purpose']}), {settings}: {trial['verdict']}: {trial['why']}"
+        )
+    return lines
+
+
+def without_paths(text):
+    """Absolute paths are those of one machine: only their last part is told.  Addresses and /dev, /proc stay."""
+    return re.sub(r"(?<![\w.:/~-])/(?!dev/|proc/)(?:[\w.+@-]+/)+([\w.+@-]+)", r"\1", text)

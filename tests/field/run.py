@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import made_up
@@ -30,7 +31,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 INSPECT_SECONDS = 240
 TUNE_SECONDS = 600
-RUN_SECONDS = 25  # A script that trains for longer is stopped here, as the bare one is.
+RUN_SECONDS = 10  # A script that trains for longer is stopped here, as the bare one is.
 GRACE = 20
 
 
@@ -51,14 +52,19 @@ def main():
             print(f"== {script['name']}", flush=True)
             outcome = Field(script, options).outcome()
             (results / f"{script['name']}.json").write_text(json.dumps(outcome, indent=1))
-            print(outcomes.row(outcome), flush=True)
-    made = [results / f"{script['name']}.json" for script in scripts]
-    table = outcomes.document([json.loads(path.read_text()) for path in made if path.exists()])
+            print(outcomes.row(judged(outcome, script)), flush=True)
+    made = [(script, results / f"{script['name']}.json") for script in scripts]
+    found = [judged(json.loads(path.read_text()), script) for script, path in made if path.exists()]
     if options.write:
-        (HERE / "outcomes.md").write_text(table)
-    wrong = [path.stem for path in made if path.exists() and json.loads(path.read_text())["wrong"]]
+        (HERE / "outcomes.md").write_text(outcomes.document(found))
+    wrong = [outcome["script"]["name"] for outcome in found if outcome["wrong"]]
     print("wrong: " + (", ".join(wrong) or "nothing"))
     return 1 if wrong else 0
+
+
+def judged(outcome, script):
+    """With what is wrong by the list as it is now; a result may be older."""
+    return {**outcome, "wrong": outcomes.wrong(outcome, script)}
 
 
 class Field:
@@ -87,21 +93,13 @@ class Field:
         inspected = self._launch(
             [self.autofit, "inspect", "--json", "--out", str(self.out), "--", *self.command], INSPECT_SECONDS
         )
-        tune = ["--budget", "90s", "--max-trials", "4", *shlex.split(self.script.get("options", ""))]
+        tune = ["--budget", "40s", "--max-trials", "6", *shlex.split(self.script.get("options", ""))]
         tuned = self._launch(
             [self.autofit, "tune", "--json", *tune, "--out", str(self.out), "--", *self.command], TUNE_SECONDS
         )
         after, left = digest(self.tree), processes_in(self.base)
-        env = self.out / "autofit.env"
-        ran = None
-        if env.exists():
-            ran = self._launch(
-                [self.autofit, "run", "--env", str(env), "--", *self.command], self._seconds(), stop=True
-            )
-        shutil.rmtree(self.tree)
-        (self.base / "pristine").rename(self.tree)
-        bare = self._launch(self.command, self._seconds(), stop=True)
-        outcome = {
+        ran, bare = self._trained()
+        return {
             "script": {key: self.script[key] for key in ("name", "repository", "commit", "command", "kinds")},
             "date": datetime.date.today().isoformat(),
             "absent": absent,
@@ -112,11 +110,15 @@ class Field:
             "changed": changes(before, after),
             "left": left,
         }
-        outcome["wrong"] = outcomes.wrong(outcome, self.script)
-        return outcome
 
-    def _seconds(self):
-        return self.script.get("seconds", RUN_SECONDS)
+    def _trained(self):
+        """`autofit run` (None without a result) and the script by itself, each in a copy of its own, at once."""
+        seconds, env = self.script.get("seconds", RUN_SECONDS), self.out / "autofit.env"
+        with ThreadPoolExecutor() as both:
+            run = [self.autofit, "run", "--env", str(env), "--", *self.command]
+            ran = both.submit(self._launch, run, seconds, stop=True) if env.exists() else None
+            bare = both.submit(self._launch, self.command, seconds, stop=True, tree=self.base / "pristine")
+            return ran and ran.result(), bare.result()
 
     def _unpack(self):
         """The script's part of the repository and its data; names of files that the clone lacks."""
@@ -147,14 +149,17 @@ class Field:
             getattr(made_up, recipe)(self.tree / place, *arguments)
         return absent
 
-    def _launch(self, command, seconds, stop=False):
+    def _launch(self, command, seconds, stop=False, tree=None):
         """Runs in the script's folder; `stop`: a script that goes on is ended after `seconds`."""
+        tree = tree or self.tree
         environment = dict(os.environ)
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         environment.update({"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"})
+        # Small models on several threads wait for whatever else runs on the machine.
+        environment.update({"OMP_NUM_THREADS": "1"})
         for name, value in self.script.get("env", {}).items():
-            environment[name] = value.format(tree=self.tree, field=HERE)
-        cwd = self.tree / self.script.get("cwd", ".")
+            environment[name] = value.format(tree=tree, field=HERE)
+        cwd = tree / self.script.get("cwd", ".")
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             start = time.monotonic()
             process = subprocess.Popen(

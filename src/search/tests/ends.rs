@@ -219,6 +219,18 @@ fn a_script_that_fails_by_itself_ends_the_search_at_once() {
 }
 
 #[test]
+fn a_launch_that_takes_too_long_names_the_limit() {
+    let machine = Machine::cpu(700).law(|_, mut law| {
+        law.end = Some(Verdict::Timeout);
+        law
+    });
+    let mut plan = machine.plan();
+    plan.limits.trial_timeout = Some(300.0);
+    let reason = machine.search(&plan).outcome.reason;
+    assert!(reason.contains("in the 300 s that a launch may take"), "{reason}");
+}
+
+#[test]
 fn disturbed_launches_are_repeated_and_not_believed() {
     let machine = Machine::cpu(4000).set(|m| m.disturbed = vec![1, 3]);
     let run = machine.search(&machine.plan());

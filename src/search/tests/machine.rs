@@ -377,7 +377,10 @@ impl Machine {
             settings: spec.settings.clone(),
             verdict,
             why,
-            end: ProcessEnd::Exited { code: 0 },
+            end: match verdict {
+                Verdict::Timeout => ProcessEnd::TimedOut,
+                _ => ProcessEnd::Exited { code: 0 },
+            },
             failure,
             knobs,
             timing: timed.then(|| Timing {

@@ -1,13 +1,15 @@
 """A confirm trial: end-of-epoch code, and the largest batch.
 
 The training loader ends after a number of batches, so that the script comes to its own evaluation and
-checkpoint. The trial ends at the first step of the next epoch.  Before that, at the loader's very first
-batch, a bounded look through it finds the largest batch, and training starts with that one.
+checkpoint. The trial ends at the first step of the next epoch.  A loader whose end the script may not bear
+(`consumers.py`) is left alone: the trial goes on until the script has evaluated and saved.  Before that, at
+the loader's very first batch, a bounded look through it finds the largest batch, and training starts with it.
 """
 
 import threading
 import time
 
+from .consumers import bears_end
 from .samples import tensors
 
 
@@ -30,6 +32,7 @@ class Coverage:
         self._looked = self.plan.look_batches <= 0
         self._ended = False
         self._next_epoch = False
+        self._endless = False  # the loader must not end early
         self._handed = 0  # batches of training so far
         self._sees = session.guard("coverage look")(self._see)
 
@@ -43,9 +46,11 @@ class Coverage:
         if not self._looked:
             self._looked = True
             return self._look(iterator, original)
-        if getattr(iterator, "_autofit_yielded", 0) >= self.plan.end_loader_after:
+        if not self._endless and getattr(iterator, "_autofit_yielded", 0) >= self.plan.end_loader_after:
             self._loader_ended()
-            raise StopIteration
+            self._endless = not bears_end()
+            if not self._endless:
+                raise StopIteration
         try:
             return self._one(iterator, original)
         except StopIteration:
@@ -127,6 +132,8 @@ class Coverage:
         if self._handed and yielded == 1:
             self._loader_ended()
         self._handed += 1
+        if self._endless:
+            return
         if self._ended:
             self._next_epoch = True
         elif yielded >= self.plan.end_loader_after:
@@ -135,12 +142,12 @@ class Coverage:
     def step_ended(self, _index):
         """The first step of the next epoch ends the trial.
 
-        Without a loader an epoch cannot be cut short: the trial goes on until the script has evaluated and
-        saved by itself, or for as long as a phase may take.
+        Without a loader that ends an epoch cannot be cut short: the trial goes on until the script has
+        evaluated and saved by itself, or for as long as a phase may take.
         """
         if not self.session.stepper.enough:
             return
-        if self.session.samples.source == "loader":
+        if self.session.samples.source == "loader" and not self._endless:
             over = self._next_epoch
         else:
             self._loader_ended()  # starts the clock

@@ -80,6 +80,7 @@ class Roots:
 
     FIRST_LOOK = 2  # optimizer steps before the search for roots may end
     LAST_LOOK = 512  # ... and steps without an end after which the wrapper is taken away all the same
+    NO_CALLS = 8  # steps without any call of a module: what is called later is not what is trained
 
     def __init__(self, session, torch):
         self.session = session
@@ -160,7 +161,8 @@ class Roots:
         self.steps += 1
         if not self.detecting or self.steps < self.FIRST_LOOK or self.steps & (self.steps - 1):
             return  # look at steps 2, 4, 8, ...: the look walks over all parameters
-        if self.steps >= self.LAST_LOOK or (self.roots and self._all_owned()):
+        enough = self._all_owned() if self.roots else self.steps >= self.NO_CALLS
+        if enough or self.steps >= self.LAST_LOOK:
             self.uninstall()
 
     def _all_owned(self):

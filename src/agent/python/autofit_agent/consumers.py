@@ -1,8 +1,8 @@
 """Whether the code that draws from a loader bears its end.
 
-A `for` loop does.  Who asks with `next()` may count on a loader without an end, and an exception is then all that
-an early end brings; where it starts anew there is nothing behind the end to be seen either.  Generators in between
-hand the end on to whoever draws from them.
+A `for` loop does.  Who asks with `next()` may count on a loader without an end, and an exception is then all
+that an early end brings; where it starts anew there is nothing behind the end to be seen either.  Generators
+in between hand the end on to whoever draws from them.
 """
 
 import inspect

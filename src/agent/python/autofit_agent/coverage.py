@@ -2,8 +2,9 @@
 
 The training loader ends after a number of batches, so that the script comes to its own evaluation and
 checkpoint. The trial ends at the first step of the next epoch.  A loader whose end the script may not bear
-(`consumers.py`) is left alone: the trial goes on until the script has evaluated and saved.  Before that, at the
-loader's very first batch, a bounded look through it finds the largest batch, and training starts with that one.
+(`consumers.py`) is left alone: the trial goes on until the script has evaluated and saved.  Before that, at
+the loader's very first batch, a bounded look through it finds the largest batch, and training starts with
+that one.
 """
 
 import threading

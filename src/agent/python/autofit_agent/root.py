@@ -80,7 +80,7 @@ class Roots:
 
     FIRST_LOOK = 2  # optimizer steps before the search for roots may end
     LAST_LOOK = 512  # ... and steps without an end after which the wrapper is taken away all the same
-    NO_CALLS = 8  # steps without any call of a module: training does without, and what is called later is not trained
+    NO_CALLS = 8  # steps without any call: training does without, and what is called later is not trained
 
     def __init__(self, session, torch):
         self.session = session

@@ -7,6 +7,7 @@ takes tells whether the script's clipping is still in force.  Both are without a
 """
 
 from . import imports, patches
+from .updates import parameters_of
 
 # Accelerate, Lightning and Trainer call these through their modules, too.
 _CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_")
@@ -136,13 +137,3 @@ class Norms:
         for name in ("grad_norm", "taken_norm"):
             if fields[name] is not None:
                 fields[name] = sum(float(v) for v in fields[name]) ** 0.5
-
-
-def parameters_of(optimizer):
-    """Each parameter once."""
-    seen = set()
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter

@@ -14,6 +14,7 @@ import threading
 import weakref
 
 from . import describe, imports, patches, sequence
+from .updates import parameters_of
 
 
 def install(session):
@@ -172,10 +173,8 @@ class Roots:
             if module is not None:
                 owned.update(id(p) for p in module.parameters())
         for optimizer in list(self.optimizers):
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.requires_grad and id(parameter) not in owned:
-                        return False
+            if any(p.requires_grad and id(p) not in owned for p in parameters_of(optimizer)):
+                return False
         return True
 
     def inside(self):

@@ -33,7 +33,6 @@ class Samples:
         self._pending = {}  # loader key -> [samples, seconds, with gradients on] since the last root call
         self._held = {}  # loader key -> samples of batches that a framework has drawn ahead
         self._counted = [0, 0.0]  # samples and seconds since the last step
-        self._unattributed = 0.0
         # Of the first root's arguments since the last step: their dimensions 0 and 1, added up.
         self._dims = [0, 0]
         self._elements = 0

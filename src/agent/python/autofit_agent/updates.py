@@ -76,3 +76,13 @@ def describe(optimizers, torch):
         "values": values,
         "why_not": None if values else reasons["loop"][0],
     }
+
+
+def parameters_of(optimizer):
+    """Each parameter once."""
+    seen = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter

@@ -10,6 +10,7 @@ that a script which saves or reads `state_dict()` between steps finds the right 
 
 import weakref
 
+from ..updates import parameters_of
 from .base import Knob
 
 
@@ -114,7 +115,7 @@ class Offload(Knob):
         for tensor, host, _ in now.values():
             tensor.data = host
         self.buffers[optimizer] = now
-        if not self.checked and any(p.device.type in self.devices for p in _parameters(optimizer)):
+        if not self.checked and any(p.device.type in self.devices for p in parameters_of(optimizer)):
             self.checked = True
             self.moved = len(now)
             self.bytes = sum(host.numel() * host.element_size() for _, host, _ in now.values())
@@ -151,7 +152,7 @@ class Offload(Knob):
         return "activations"
 
     def _verify_optimizer(self):
-        kinds = {p.device.type for o in list(self.session.roots.optimizers) for p in _parameters(o)}
+        kinds = {p.device.type for o in list(self.session.roots.optimizers) for p in parameters_of(o)}
         if not kinds & set(self.devices):
             self.reason = "the optimizer's state is in host memory already"
             return None
@@ -166,7 +167,3 @@ class Offload(Knob):
         for optimizer in list(self.buffers):
             self._before_step(optimizer, (), {})
         self.buffers.clear()
-
-
-def _parameters(optimizer):
-    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -61,7 +61,7 @@ class Optimizer(Knob):
         if chosen.stepped:
             return
         chosen.stepped = True
-        gradients = (p.grad for group in optimizer.param_groups for p in group["params"])
+        gradients = (p.grad for p in updates.parameters_of(optimizer))
         if any(gradient is not None and gradient.is_sparse for gradient in gradients):
             self._give_up("%s is given sparse gradients" % type(optimizer).__name__)
             return

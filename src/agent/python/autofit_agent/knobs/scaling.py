@@ -16,6 +16,7 @@ import functools
 import weakref
 
 from .. import patches
+from ..updates import parameters_of
 
 WALKS = 8  # first backward calls whose graph is searched for leaves that no model or optimizer holds
 
@@ -164,8 +165,7 @@ class Scaling:
         self.calls += 1
         seen = {}
         for optimizer in list(self.session.roots.optimizers):
-            for group in optimizer.param_groups:
-                seen.update((id(p), p) for p in group["params"])
+            seen.update((id(p), p) for p in parameters_of(optimizer))
         for root in self.session.roots.roots:
             module = root.module
             if module is not None:
@@ -242,7 +242,7 @@ class Scaling:
         copy = _values(gradient).detach().clone()
         self.torch._amp_foreach_non_finite_check_and_unscale_([copy], found, one)
         for optimizer in list(self.session.roots.optimizers):
-            if any(p is leaf for group in optimizer.param_groups for p in group["params"]):
+            if any(p is leaf for p in parameters_of(optimizer)):
                 self._add(optimizer, {gradient.device: found})
 
     def _after(self, leaves):
@@ -250,9 +250,7 @@ class Scaling:
         inverse = self._inverse()
         rest = {id(leaf): leaf for leaf in leaves if leaf.grad is not None and not self._is_hooked(leaf)}
         for optimizer in list(self.session.roots.optimizers):
-            mine = [
-                rest.pop(id(p)) for group in optimizer.param_groups for p in group["params"] if id(p) in rest
-            ]
+            mine = [rest.pop(id(p)) for p in parameters_of(optimizer) if id(p) in rest]
             if mine:
                 self._add(optimizer, self._unscale(mine, inverse))
         if rest:

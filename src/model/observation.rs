@@ -78,6 +78,8 @@ pub enum ProcessEnd {
     TimedOut,
     /// Ended by us: no step and no heartbeat for too long.
     Hung,
+    /// Ended by us: it stood still at its memory limit while the kernel read the same files again and again.
+    Thrashed,
     /// Ended by us: a rank was out of memory or stalled while others waited.
     RankLost,
     /// Ended by us: the user wants to stop.

@@ -14,6 +14,7 @@ use super::collect::Records;
 use super::observe::observe;
 use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
+use super::reclaim::Reclaim;
 use super::references::References;
 use super::room;
 use crate::agent::{AgentFiles, EventReader};
@@ -229,6 +230,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
     /// Reads, tells and guards until the trial is over.
     async fn attend(&mut self, number: u32, trial: &mut Trial, running: &Running) -> Ended {
         let mut patience = Patience::with_timeout(self.site.timeout, &trial.prepared.plan.settings);
+        let mut reclaim = Reclaim::default();
         let mut pulse = Pulse::default();
         let mut told = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
@@ -246,16 +248,20 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             for (rank, event) in trial.reader.read() {
                 pulse.hear(&event.record, now);
                 patience.hear(&event.record, now);
+                reclaim.hear(&event.record);
                 trial.records.extend(rank, [event]);
             }
+            let latest = trial.sampler.as_ref().map(Sampler::latest).unwrap_or_default();
+            let hopeless = latest.cgroup.is_some_and(|reading| reclaim.hopeless(&reading, now));
             if *self.stop.borrow() == Stop::Now {
                 running.end(ProcessEnd::Interrupted);
+            } else if hopeless {
+                running.end(ProcessEnd::Thrashed);
             } else if let Some(end) = patience.verdict(now) {
                 running.end(end);
             }
             if told.elapsed() >= TELL {
                 told = Instant::now();
-                let latest = trial.sampler.as_ref().map(Sampler::latest).unwrap_or_default();
                 let host = Some(running.memory_now()).filter(|b| *b > 0).or(latest.host);
                 (self.tell)(Progress::Tick {
                     trial: number,

@@ -14,6 +14,7 @@ pub mod local;
 pub mod observe;
 pub mod patience;
 pub mod prepare;
+mod reclaim;
 pub mod recorded;
 pub mod references;
 mod room;

@@ -12,7 +12,8 @@
 //!    the exit status); the output says so and the end is bad; the output says so although the end is good (a soft
 //!    out-of-memory).  A library that probes by itself is excepted: the exception did not end the script and the next
 //!    step shows that no batch was lost.  This stands before the time-outs: a rank out of memory makes the others hang.
-//! 4. Ended by us for time, or a rank was lost: `timeout`.
+//! 4. Ended by us for time, or a rank was lost: `timeout`; because the kernel could only drop and read again what the
+//!    script needs: `thrash`.
 //! 5. A signal, a bad exit status, an exception, or no last record of the agent: `failed`.  An agent that refused to
 //!    go on: `not_applied`.
 //! 6. A hook of the agent failed: the trial does not count (`failed`; `not_applied` when the hook turns a requested
@@ -161,16 +162,16 @@ fn out_of_memory(facts: &TrialFacts) -> Rule {
 }
 
 fn ended_by_us(facts: &TrialFacts) -> Rule {
-    match facts.end {
-        ProcessEnd::TimedOut | ProcessEnd::Hung | ProcessEnd::RankLost => {
-            let steps = match facts.steps {
-                0 => "before its first step".to_owned(),
-                n => format!("after {n} steps"),
-            };
-            Some((Verdict::Timeout, format!("{} {steps}", ending(&facts.end))))
-        }
-        _ => None,
-    }
+    let verdict = match facts.end {
+        ProcessEnd::TimedOut | ProcessEnd::Hung | ProcessEnd::RankLost => Verdict::Timeout,
+        ProcessEnd::Thrashed => Verdict::Thrash,
+        _ => return None,
+    };
+    let steps = match facts.steps {
+        0 => "before its first step".to_owned(),
+        n => format!("after {n} steps"),
+    };
+    Some((verdict, format!("{} {steps}", ending(&facts.end))))
 }
 
 fn bad_end(facts: &TrialFacts) -> Rule {
@@ -284,6 +285,10 @@ fn ending(end: &ProcessEnd) -> String {
         ProcessEnd::Signaled { signal } => format!("was killed by signal {}", signal_name(*signal)),
         ProcessEnd::TimedOut => "took too long and was ended".to_owned(),
         ProcessEnd::Hung => "stood still and was ended".to_owned(),
+        ProcessEnd::Thrashed => {
+            "had no memory left for the files it works with, which were read from disk again and again, and was ended"
+                .to_owned()
+        }
         ProcessEnd::RankLost => "lost a rank, and the others were ended".to_owned(),
         ProcessEnd::Interrupted => "was stopped by the user".to_owned(),
     }

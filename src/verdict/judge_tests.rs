@@ -80,7 +80,7 @@ fn thrash() -> Option<Thrash> {
 #[test]
 fn the_rules_in_their_order() {
     use FailureKind::{GpuOom, HostOom, NotMemory};
-    use ProcessEnd::{Exited, Hung, Interrupted, NotStarted, RankLost, Signaled, TimedOut};
+    use ProcessEnd::{Exited, Hung, Interrupted, NotStarted, RankLost, Signaled, Thrashed, TimedOut};
     let cases: Vec<(&str, TrialFacts, Verdict, &str)> = vec![
         ("a good run", good(), Verdict::Fit, "8 steady steps"),
         // 1: stopped, not started.
@@ -194,6 +194,7 @@ fn the_rules_in_their_order() {
         // 4: ended by us.
         ("too long", with(|f| (f.end, f.steps) = (TimedOut, 0)), Verdict::Timeout, "before its first step"),
         ("stood still", with(|f| f.end = Hung), Verdict::Timeout, "stood still and was ended after 10 steps"),
+        ("no room for files", with(|f| f.end = Thrashed), Verdict::Thrash, "read from disk again"),
         ("a rank stalled", with(|f| f.end = RankLost), Verdict::Timeout, "lost a rank"),
         (
             "too long with a failure in the text that is not memory",
@@ -334,6 +335,7 @@ fn nothing_but_a_clean_end_with_a_hello_is_ever_a_fit() {
         ProcessEnd::Exited { code: 137 },
         ProcessEnd::Signaled { signal: 15 },
         ProcessEnd::TimedOut,
+        ProcessEnd::Thrashed,
         ProcessEnd::Hung,
         ProcessEnd::RankLost,
         ProcessEnd::Interrupted,

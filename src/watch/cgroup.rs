@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::host::page_size;
+
 /// A limit at or above this is none: version 1 writes a number near 2^63 for "no limit".
 const NO_LIMIT: u64 = 1 << 60;
 
@@ -21,6 +23,12 @@ pub struct CgroupReading {
     pub shared: Option<u64>,
     /// Swap in use.
     pub swap: Option<u64>,
+    /// Pages of files that are kept in memory now.
+    pub cached: Option<u64>,
+    /// Pages of files that were read again after the kernel had dropped them, so far.
+    pub refaulted: Option<u64>,
+    /// Times that a process waited for a page of a mapped file (or of swap) to be read, so far; a count.
+    pub major_faults: Option<u64>,
     /// Times that the limit could not be met.
     pub oom: Option<u64>,
     /// Processes killed for it.
@@ -42,6 +50,11 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')).and_then(|n| n.trim().parse().ok())
 }
 
+/// Both versions count shared memory as cache.
+fn files(cache: Option<u64>, shared: Option<u64>) -> Option<u64> {
+    Some(cache?.saturating_sub(shared.unwrap_or(0)))
+}
+
 /// Reads the memory cgroup in this folder; `None` when there is none (any more).
 pub fn read(dir: &Path) -> Option<CgroupReading> {
     let stat = std::fs::read_to_string(dir.join("memory.stat")).ok()?;
@@ -55,6 +68,11 @@ pub fn read(dir: &Path) -> Option<CgroupReading> {
             anonymous: keyed(&stat, "total_rss"),
             shared: keyed(&stat, "total_shmem"),
             swap: keyed(&stat, "total_swap"),
+            cached: files(keyed(&stat, "total_cache"), keyed(&stat, "total_shmem")),
+            refaulted: keyed(&stat, "total_workingset_refault_file")
+                .or_else(|| keyed(&stat, "total_workingset_refault"))
+                .map(|n| n * page_size()),
+            major_faults: keyed(&stat, "total_pgmajfault"),
             oom: None,
             oom_kill: keyed(&oom, "oom_kill"),
         });
@@ -67,6 +85,11 @@ pub fn read(dir: &Path) -> Option<CgroupReading> {
         anonymous: keyed(&stat, "anon"),
         shared: keyed(&stat, "shmem"),
         swap: number(dir, "memory.swap.current"),
+        cached: files(keyed(&stat, "file"), keyed(&stat, "shmem")),
+        refaulted: keyed(&stat, "workingset_refault_file")
+            .or_else(|| keyed(&stat, "workingset_refault"))
+            .map(|n| n * page_size()),
+        major_faults: keyed(&stat, "pgmajfault"),
         oom: keyed(&events, "oom"),
         oom_kill: keyed(&events, "oom_kill"),
     })
@@ -167,7 +190,10 @@ mod tests {
         let dir = files(&[
             ("memory.max", "1048576\n"),
             ("memory.current", "900000\n"),
-            ("memory.stat", "anon 500\nfile 900\nshmem 70\nanon_thp 9\n"),
+            (
+                "memory.stat",
+                "anon 500\nfile 900\nshmem 70\nanon_thp 9\npgmajfault 6\nworkingset_refault_file 2\n",
+            ),
             ("memory.events", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
         ]);
         let r = read(dir.path()).unwrap();
@@ -175,6 +201,7 @@ mod tests {
             (r.limit, r.demand(), r.oom, r.oom_kill, r.peak),
             (Some(1 << 20), Some(570), Some(3), Some(2), None)
         );
+        assert_eq!((r.cached, r.refaulted, r.major_faults), (Some(830), Some(2 * page_size()), Some(6)));
     }
 
     #[test]
@@ -183,11 +210,15 @@ mod tests {
             ("memory.limit_in_bytes", "9223372036854771712\n"),
             ("memory.usage_in_bytes", "4096\n"),
             ("memory.max_usage_in_bytes", "8192\n"),
-            ("memory.stat", "rss 1\ntotal_rss 300\ntotal_rss_huge 5\ntotal_shmem 11\n"),
+            (
+                "memory.stat",
+                "rss 1\ntotal_rss 300\ntotal_rss_huge 5\ntotal_shmem 11\ntotal_cache 12\ntotal_pgmajfault 8\n",
+            ),
             ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"),
         ]);
         let r = read(dir.path()).unwrap();
         assert_eq!((r.limit, r.demand(), r.oom_kill, r.peak), (None, Some(311), Some(1), Some(8192)));
+        assert_eq!((r.cached, r.refaulted, r.major_faults), (Some(1), None, Some(8)));
         assert!(read(Path::new("/no/such/cgroup")).is_none());
     }
 

@@ -82,7 +82,7 @@ fn statm_shared(dir: &Path) -> u64 {
     pages * page_size()
 }
 
-fn page_size() -> u64 {
+pub(super) fn page_size() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |n| n as u64)
 }
 

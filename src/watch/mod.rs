@@ -25,6 +25,7 @@ pub mod series;
 pub mod shm;
 pub mod summary;
 
+pub use cgroup::CgroupReading;
 pub use machine::MachineFacts;
 pub use nvml::{Gpus, NvmlUnavailable, wait_until_free};
 pub use sampler::{Sampler, SamplerOptions};

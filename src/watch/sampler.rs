@@ -51,6 +51,8 @@ pub struct Latest {
     pub device: Option<u64>,
     /// Processes of the trial.
     pub processes: u32,
+    /// The trial's own memory cgroup, where it has one.
+    pub cgroup: Option<CgroupReading>,
 }
 
 /// A running watch; dropping it ends the thread.
@@ -239,7 +241,8 @@ impl Watch {
         h.process_high_water = h.process_high_water.max(reading.high_water);
         h.peak = h.peak.max(reading.demand);
         let mut demand = reading.estimate;
-        if let Some(c) = self.options.cgroup.as_deref().and_then(cgroup::read) {
+        let cgroup = self.options.cgroup.as_deref().and_then(cgroup::read);
+        if let Some(c) = cgroup {
             h.cgroup_limit = c.limit;
             h.cgroup_charge_peak = h.cgroup_charge_peak.max(c.peak);
             h.cgroup_peak = h.cgroup_peak.max(c.demand());
@@ -260,6 +263,7 @@ impl Watch {
         self.publish(|l| {
             l.host = (reading.processes > 0).then_some(demand);
             l.processes = reading.processes;
+            l.cgroup = cgroup;
         });
         self.cost.host_samples += 1;
         self.host_pace.spent(thread_seconds() - before);

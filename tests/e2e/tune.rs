@@ -34,7 +34,9 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     assert_eq!(result["cap"]["bytes"], CAP);
     let trials = result["trials"].as_array().unwrap();
     let baseline = trials.iter().find(|t| t["settings"].as_object().unwrap().is_empty()).unwrap();
-    assert_eq!(baseline["verdict"], "oom", "as it is, it does not fit: {baseline:#}");
+    // Which of them depends on whose pages of libtorch are in memory already: see `trial::reclaim`.
+    let verdict = baseline["verdict"].as_str().unwrap();
+    assert!(["oom", "thrash"].contains(&verdict), "as it is, it does not fit: {baseline:#}");
     assert!(result["winner"]["peak_host_bytes"].as_u64().unwrap() <= CAP, "{:#}", result["winner"]);
     assert_eq!(result["winner"]["verdict"], "fit");
     assert!(result["confirmed"]["trial"].is_u64(), "no claim without a launch: {:#}", result["confirmed"]);

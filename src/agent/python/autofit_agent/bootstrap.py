@@ -9,6 +9,9 @@ import sys
 
 from . import imports, plan, roles, session
 
+# The oldest PyTorch that is tuned: before it autocast's state could not be asked for by device.
+_OLDEST_TORCH = (2, 4)
+
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
 _EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",)}
 _WITH_TORCH = {
@@ -54,7 +57,8 @@ def start():
     for part in _EARLY[mode]:
         _install(part, here)
 
-    def with_torch(_torch):
+    def with_torch(torch):
+        _refuse_old(torch)
         for part in _WITH_TORCH[mode]:
             _install(part, here)
 
@@ -74,8 +78,16 @@ def _install(part, here):
     here.guard(part)(module.install)(here)
 
 
+def _refuse_old(torch):
+    version = str(torch.__version__)
+    parts = version.split(".")
+    if tuple(int(n) for n in parts[:2]) < _OLDEST_TORCH:
+        oldest = ".".join(str(n) for n in _OLDEST_TORCH)
+        _refuse(f"PyTorch {version} is older than {oldest}, the oldest that can be tuned")
+
+
 def _refuse(error):
-    """No plan, no run: going on would measure or train something else than what was asked for."""
+    """Going on would measure or train something else than what was asked for."""
     sys.stderr.write(f"autofit: {error}\n")
     sys.stderr.flush()
     os._exit(125)

@@ -14,6 +14,7 @@ import threading
 import weakref
 
 from . import describe, imports, patches, sequence
+from .compiling import is_compiling
 from .updates import parameters_of
 
 
@@ -109,7 +110,7 @@ class Roots:
         if self.detecting:
             return
         module_class = self.torch.nn.Module
-        compiling = self.torch.compiler.is_compiling
+        compiling = is_compiling(self.torch)
         depth = self._depth
         plain = module_class.__call__
 
@@ -243,7 +244,7 @@ class Roots:
         if cls in self._wrapped:
             return
         own = cls.__dict__.get("__call__")
-        compiling = self.torch.compiler.is_compiling
+        compiling = is_compiling(self.torch)
         depth = self._depth
         known = self._known
 

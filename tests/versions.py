@@ -4,8 +4,8 @@
     python3 tests/versions.py --write      # and writes docs/versions.md
     python3 tests/versions.py 2.7.0        # another version
 
-Each environment is one of PyPI's builds (4 to 5 GB on disk) and is kept in --root for the next time.  Not part
-of `cargo test`, which has one version: a run takes about ten minutes and downloads 5 GB.
+Each environment is one of PyPI's builds (4 to 5 GB on disk) and is kept in --root for the next time.  Not
+part of `cargo test`, which has one version: a run takes about ten minutes and downloads 5 GB.
 """
 
 import argparse
@@ -92,13 +92,14 @@ def table(names, versions, outcomes):
     rows = [
         "# Versions of PyTorch and Python",
         "",
-        "Oldest: PyTorch 2.4; an older one is refused by name. `checkpoint=selective` needs 2.5 and is refused by name",
-        "before. A newer one than those below is not refused: what it does differently shows as a knob that is not",
-        "in force, never in silence. The agent's code is valid from Python 3.8 on, which the lints check.",
+        "Oldest: PyTorch 2.4; an older one is refused by name. `checkpoint=selective` needs 2.5 and is refused",
+        "by name before. A newer one than those below is not refused: what it does differently shows as a knob",
+        "that is not in force, never in silence. The agent's code is valid from Python 3.8 on, which the lints",
+        "check.",
         "",
         f"Written by `python3 tests/versions.py --write` on {day}, with Python {platform.python_version()} on",
-        f"{platform.machine()}: the tests of `tests/agent` that need no other packages. The tests of every commit run with",
-        "one version, 2.11. A test that is skipped is one of something that the version does not have.",
+        f"{platform.machine()}: the tests of `tests/agent` that need no other packages. The tests of every commit",
+        "run with one version, 2.11. A test that is skipped is one of something that the version does not have.",
         "",
         "| tests | " + " | ".join(f"PyTorch {v}" for v in versions) + " |",
         "| --- " * (len(versions) + 1) + "|",

@@ -210,7 +210,7 @@ class Checkpoint(Knob):
         self.calls += theirs + self.ours - ours
         if self.selection is not None:
             self.selection.first = self.selection.results
-        # From PyTorch 2.15 on our calls in a compiled graph are seen too; nothing tells them from the script's.
+        # From PyTorch 2.15 on our calls in a compiled graph are seen too; they look like the script's.
         if theirs and not root.traced and self.acts and self.members:
             self.refuse("%s checkpoints by itself already (%d calls)" % (root.name, theirs))
         return output

@@ -1,8 +1,8 @@
-"""The agent's tests under other versions of PyTorch: the oldest and the newest that are said to work.
+"""The agent's tests under the oldest and the newest PyTorch and Python that are said to work.
 
-    python3 tests/versions.py              # makes the environments, runs, prints a table
-    python3 tests/versions.py --write      # and writes docs/versions.md
-    python3 tests/versions.py 2.7.0        # another version
+    python3 tests/versions.py                    # makes the environments, runs, prints the outcomes
+    python3 tests/versions.py --write            # and writes docs/versions.md
+    python3 tests/versions.py 2.7.0@python3.12   # another pair; behind the @ a name or a path
 
 Each environment is one of PyPI's builds (4 to 5 GB on disk) and is kept in --root for the next time.  Not
 part of `cargo test`, which has one version: a run takes about ten minutes and downloads 5 GB.
@@ -16,31 +16,39 @@ import re
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "docs" / "versions.md"
-VERSIONS = ("2.4.1", "2.15.0")
-# Files of tests/agent that need other packages, or a GPU's stand-in.
-ELSEWHERE = {"frameworks_environment", "frameworks_launch", "frameworks_trainer", "kinds", "options_packages"}
+PAIRS = ("2.4.1@python3.9", "2.15.0@python3.13")
+# Files of tests/agent that need other packages, and that of the GPU suite, which has its machine's PyTorch.
+ELSEWHERE = {
+    "gpu_knobs",
+    "frameworks_environment",
+    "frameworks_launch",
+    "frameworks_trainer",
+    "kinds",
+    "options_packages",
+}
 CLOSING = re.compile(r"^(OK|FAILED)(?: \((.*)\))?$")
 
 
-def environment(version, root):
-    """The interpreter of an environment with this PyTorch; made if it is not there."""
-    folder = root / f"torch-{version}-py{platform.python_version()}"
+def environment(torch, base, root):
+    """The interpreter of an environment with this PyTorch, made where it is not there, and its version."""
+    say = "import platform; print(platform.python_version())"
+    version = subprocess.run([base, "-c", say], capture_output=True, text=True, check=True).stdout.strip()
+    folder = root / f"torch-{torch}-py{version}"
     python = folder / "bin" / "python"
     whole = folder / "whole"
     if not whole.exists():
         print(f"making {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "uv"], check=True)
         uv = [folder / "bin" / "uv", "pip", "install", "--quiet", "--python", python]
-        subprocess.run([*uv, f"torch=={version}", "numpy", "setuptools"], check=True)
+        subprocess.run([*uv, f"torch=={torch}", "numpy", "setuptools"], check=True)
         whole.touch()
-    return python
+    return python, version
 
 
 def run(python, name, log):
@@ -66,48 +74,47 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("versions", nargs="*", default=VERSIONS, help="versions of PyTorch")
+    parser.add_argument("pairs", nargs="*", default=PAIRS, help="PYTORCH@INTERPRETER")
     parser.add_argument("--root", type=Path, default=Path.home() / ".cache/autofit/versions")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.relative_to(HERE.parent)}")
     chosen = parser.parse_args()
     names = sorted(p.stem for p in (HERE / "agent").glob("test_*.py"))
-    names = [n for n in names if n.removeprefix("test_") not in ELSEWHERE]
+    names = [n for n in names if n[len("test_") :] not in ELSEWHERE]
     logs = chosen.root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     outcomes = {}
-    for version in chosen.versions:
-        python = environment(version, chosen.root)
+    for pair in chosen.pairs:
+        torch, _, base = pair.partition("@")
+        python, version = environment(torch, base or sys.executable, chosen.root)
+        column = f"PyTorch {torch}, Python {version}"
         for name in names:
-            log = logs / f"{version}-{name}.log"
-            outcomes[name, version], seconds = run(python, name, log)
-            print(f"{version} {name}: {outcomes[name, version]}, {seconds:.0f} s, {log}", flush=True)
+            log = logs / f"{torch}-{version}-{name}.log"
+            said, seconds = run(python, name, log)
+            outcomes.setdefault(column, {})[name] = said
+            print(f"{column}, {name}: {said}, {seconds:.0f} s, {log}", flush=True)
     if chosen.write:
-        TABLE.write_text(table(names, chosen.versions, outcomes))
-    return int(any(not said.startswith("OK") for said in outcomes.values()))
+        TABLE.write_text(table(names, outcomes))
+    return int(any(not said.startswith("OK") for column in outcomes.values() for said in column.values()))
 
 
-def table(names, versions, outcomes):
+def table(names, outcomes):
     """The page, as Markdown."""
     day = datetime.date.today().isoformat()
-    rows = [
-        "# Versions of PyTorch and Python",
-        "",
-        "Oldest: PyTorch 2.4; an older one is refused by name. `checkpoint=selective` needs 2.5 and is refused",
-        "by name before. A newer one than those below is not refused: what it does differently shows as a knob",
-        "that is not in force, never in silence. The agent's code is valid from Python 3.8 on, which the lints",
-        "check.",
-        "",
-        f"Written by `python3 tests/versions.py --write` on {day}, with Python {platform.python_version()} on",
-        f"{platform.machine()}: the tests of `tests/agent` that need no other packages. The tests of every commit",
-        "run with one version, 2.11. A test that is skipped is one of something that the version does not have.",
-        "",
-        "| tests | " + " | ".join(f"PyTorch {v}" for v in versions) + " |",
-        "| --- " * (len(versions) + 1) + "|",
-    ]
+    head = f"""# Versions of PyTorch and Python
+
+Oldest: PyTorch 2.4 and Python 3.9. An older PyTorch is refused by name; `checkpoint=selective` needs 2.5 and
+is refused by name before. A newer version than those below is not refused: what it does differently shows as
+a knob that is not in force, never in silence.
+
+Written by `python3 tests/versions.py --write` on {day}: the tests of `tests/agent` that need no other
+packages, on {platform.machine()}. The tests of every commit run with one version, 2.11. What is skipped is a
+test of something that the version does not have.
+
+"""
+    rows = ["| tests | " + " | ".join(outcomes) + " |", "| --- " * (len(outcomes) + 1) + "|"]
     for name in names:
-        cells = [outcomes[name, v] for v in versions]
-        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| `{name}` | " + " | ".join(column[name] for column in outcomes.values()) + " |")
+    return head + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

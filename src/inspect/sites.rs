@@ -118,7 +118,14 @@ fn effective_batch(found: &Inspection) -> Option<u64> {
 
 /// The root that trains: the largest of those seen.
 pub(super) fn main_root(found: &Inspection) -> Option<&RootInfo> {
-    found.roots.iter().filter(|r| r.trainable > 0).max_by_key(|r| r.parameters)
+    found.roots.iter().filter(|r| r.trainable > 0 || r.serves).max_by_key(|r| r.parameters)
+}
+
+/// Knobs of a backward pass have nothing to act on in a script that never trains.
+pub(super) fn never_trains(knob: Knob, found: &Inspection) -> Option<KnobSite> {
+    main_root(found).filter(|r| r.serves).map(|root| {
+        refused(knob, format!("{} is only called without gradients: nothing is trained", root.class))
+    })
 }
 
 fn batch_size(found: &Inspection) -> KnobSite {
@@ -161,6 +168,9 @@ fn by_options(knob: Knob, turned: Turned) -> KnobSite {
 
 fn accumulation(found: &Inspection) -> KnobSite {
     let knob = Knob::Accumulation;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
     let detected = found.detected.as_ref();
     let Some(root) = main_root(found) else {
@@ -221,6 +231,9 @@ fn not_linear(detected: Option<&Detected>) -> Option<String> {
 
 fn checkpoint(found: &Inspection) -> KnobSite {
     let knob = Knob::Checkpoint;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     let detected = found.detected.as_ref();
     if detected.is_some_and(|d| d.checkpointing) {
         return refused(knob, "the script checkpoints by itself");
@@ -251,6 +264,9 @@ fn checkpoint(found: &Inspection) -> KnobSite {
 
 fn offload(found: &Inspection) -> KnobSite {
     let knob = Knob::Offload;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     if found.device != Device::Cuda {
         return refused(knob, "activations and optimizer state are in host memory already");
     }

@@ -131,6 +131,8 @@ pub struct RootInfo {
     pub parameters: u64,
     /// Those that train.
     pub trainable: u64,
+    /// The script only calls it without gradients: it never trains.
+    pub serves: bool,
     /// Bytes of all parameters and buffers.
     pub bytes: u64,
     /// The repeated blocks that checkpointing would act on.
@@ -401,6 +403,11 @@ impl Inspection {
             Some(head) => Place::of(&options.command, head, options.command.len()),
             None => Place::default(),
         }
+    }
+
+    /// Whether the script calls models without ever training them.
+    pub fn serves(&self) -> bool {
+        !self.roots.is_empty() && self.roots.iter().all(|r| r.serves)
     }
 
     /// The loader that training draws from.

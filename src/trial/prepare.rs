@@ -55,6 +55,7 @@ pub fn prepare(
         inspect: spec.purpose == Purpose::Baseline,
         cap_bytes,
         parity_steps: PARITY_STEPS,
+        serves: inspection.is_some_and(Inspection::serves),
         quiet: spec.purpose == Purpose::Parity,
         seed: Some(SEED),
         required: required(&spec.settings),

@@ -68,7 +68,7 @@ class Production(AgentTest):
                 run = self.launch(SCRIPT, required=list(settings), **changes)
                 # Nothing of ours; older versions of PyTorch warn of themselves.
                 self.assertEqual((run.code, run.err), (0, trial.err), run.describe())
-                self.assertNotIn("autofit", run.err)
+                self.assertNotIn("autofit: ", run.err)
                 self.assertEqual(run.out, trial.out)
                 self.assertTrue(run.out.startswith("0x"), run.describe())
 

@@ -35,7 +35,7 @@ _WITH_TORCH = {
         "fingerprints",
         "quiet",
     ),
-    "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
+    "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
 }
 
 

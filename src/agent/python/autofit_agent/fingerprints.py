@@ -50,8 +50,8 @@ class Fingerprints:
     # Before the first call of a root.
 
     def found(self, root, args, kwargs):
-        """Called by root.py."""
-        if self._done or len(self._roots) >= MOST_ROOTS:
+        """Called by root.py.  A root that serves shows what it returns (`inference.py`)."""
+        if root.serves or self._done or len(self._roots) >= MOST_ROOTS:
             return
         self._roots.append(root)
         owned = [p for o in self.session.optimizers if o() is not None for p in norms.parameters_of(o())]

@@ -13,6 +13,8 @@ _PEAK_AFTER = 2  # steps: the first one creates the optimizer's state, the secon
 _PEAK_MARGIN = 1.05
 # Training calls of a root without any optimizer step after which the check is made all the same.
 _WITHOUT_OPTIMIZER = 64
+# The same in a script that does not train: the first call reads the knobs back.
+_SERVING = 1
 EXIT_STATUS = 125
 
 
@@ -46,9 +48,9 @@ class Run:
 
     def before(self, _root, _args, _kwargs):
         """A script without torch.optim is checked after its first calls."""
-        if not self._checked and self.session.torch.is_grad_enabled():
+        if not self._checked and self.session.roots.at_work():
             self._calls += 1
-            if self._calls > _WITHOUT_OPTIMIZER:
+            if self._calls > (_SERVING if self.session.roots.serving else _WITHOUT_OPTIMIZER):
                 self._check()
 
     def _before(self, _optimizer, _args, _kwargs):

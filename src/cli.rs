@@ -48,6 +48,8 @@ enum Sub {
     Run(RunArgs),
     /// Read a failure's output: what happened and what would help
     Diagnose(DiagnoseArgs),
+    /// Look at the machine: driver, PyTorch, memory, limits; what is wrong and what to type
+    Doctor(DoctorArgs),
     /// Check a recipe, or list those that are shipped
     Recipe {
         #[command(subcommand)]
@@ -199,6 +201,19 @@ struct DiagnoseArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 nothing is broken (warnings included); 1 something is broken; 2 usage error."
+)]
+struct DoctorArgs {
+    /// Print JSON: findings and the facts that they follow from
+    #[arg(long)]
+    json: bool,
+    /// The Python that training has, after `--` [default: python, else python3, on PATH]
+    #[arg(last = true, value_name = "PYTHON")]
+    python: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Do not ask before downloading
     #[arg(long)]
@@ -233,6 +248,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Diagnose(args)) => {
             Ok(Request::Diagnose(DiagnoseRequest { file: args.file, json: args.json }))
         }
+        Some(Sub::Doctor(args)) => Ok(Request::Doctor { python: args.python, json: args.json }),
         Some(Sub::Recipe { what: RecipeSub::Check { file } }) => Ok(Request::RecipeCheck(file)),
         Some(Sub::Recipe { what: RecipeSub::List }) => Ok(Request::RecipeList),
         Some(Sub::Demo(args)) => Ok(Request::Demo { yes: args.yes, keep: args.keep }),

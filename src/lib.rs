@@ -13,6 +13,7 @@
 //!                      -> agent, sandbox, process, watch      the world
 //!                      -> inspect, verdict (pure)             records -> meaning
 //!                 -> report, emit               observations -> people, files
+//! doctor                                        the machine, before anything runs (facts -> findings, pure)
 //! ```
 //! [`model`] is the vocabulary that all of them share.  A **trial** is one launch of one **configuration** (values for
 //! **knobs**); what was measured is an **observation** with a **verdict**; the **cap** is the memory that may be used.
@@ -42,6 +43,7 @@
 pub mod agent;
 pub mod cli;
 pub mod commands;
+pub mod doctor;
 pub mod emit;
 pub mod exit;
 pub mod inspect;

@@ -9,6 +9,7 @@
 //! progress line, a table row and `result.json` call the same thing by the same name.
 
 pub mod assemble;
+pub mod doctor;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod inspection;

@@ -16,6 +16,7 @@
 //! **Architecture invariant:** nothing here spawns, kills, prints or changes a limit.
 
 pub mod cgroup;
+pub mod health;
 pub mod host;
 pub mod load;
 pub mod machine;

@@ -78,12 +78,12 @@ fn a_foreign_process_is_neither_counted_nor_passed_over() {
     let d = &summary.devices[0];
     assert_eq!((d.peak, d.over_baseline_peak), (Some(1000 * MIB), Some(1000 * MIB)));
     assert_eq!(d.foreign_peak, Some(6000 * MIB));
-    assert_eq!(summary.notes, ["NVIDIA H100 80GB HBM3: another process took device memory during the trial"]);
+    assert_eq!(summary.notes, ["NVIDIA H100 80GB HBM3: another process took device memory meanwhile"]);
 }
 
 #[test]
 fn without_figures_for_processes_the_use_over_the_baseline_counts() {
-    let said = "NVIDIA H100 80GB HBM3: the driver does not tell the trial's own memory apart; its use is the device's use over the baseline";
+    let said = "NVIDIA H100 80GB HBM3: the driver does not tell the processes' own memory apart; their use is the device's use over the baseline";
     let no_figure = format!("{ONE}use 0 0 500\nuse 0 4 4500\nproc 0 3 self na\n");
     let host_pid = format!("{ONE}use 0 0 500\nuse 0 4 4500\nproc 0 3 {UNKNOWN} 4000\n");
     let no_list = format!("{ONE}use 0 0 500\nuse 0 4 4500\nfail 0 processes not_supported\n");

@@ -15,6 +15,7 @@ mod signals;
 mod terminal;
 pub mod try_one;
 pub mod tune;
+pub mod watch;
 pub mod workplace;
 
 use std::ffi::OsString;
@@ -46,6 +47,8 @@ pub enum Request {
         /// JSON instead of text.
         json: bool,
     },
+    /// `autofit watch -- COMMAND`, `autofit watch --pid PID`
+    Watch(watch::WatchRequest),
     /// `autofit recipe check FILE`
     RecipeCheck(String),
     /// `autofit recipe list`
@@ -184,6 +187,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::Try(request) => block_on(try_one::run(request)),
         Request::Inspect(job) => block_on(inspect::run(job)),
         Request::Diagnose(request) => diagnose::run(&request.file, request.json),
+        Request::Watch(request) => watch::run(request),
         Request::Doctor { python, json } => doctor::run(&python, json),
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()),

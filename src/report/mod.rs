@@ -22,6 +22,8 @@ pub mod result;
 pub mod shortfall;
 pub mod style;
 pub mod table;
+pub mod watch;
+pub mod watch_view;
 pub mod words;
 
 pub use progress::{Mode, Reporter};

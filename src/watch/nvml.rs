@@ -405,6 +405,16 @@ pub fn visibility() -> (Option<String>, Option<String>) {
     (get("CUDA_VISIBLE_DEVICES"), get("CUDA_DEVICE_ORDER"))
 }
 
+/// The same of another process, as it was started; nothing where we may not read that.
+pub fn visibility_of(pid: u32) -> (Option<String>, Option<String>) {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let get = |name: &str| {
+        let value = environ.split(|b| *b == 0).find_map(|v| v.strip_prefix(format!("{name}=").as_bytes()));
+        value.and_then(|v| String::from_utf8(v.to_vec()).ok())
+    };
+    (get("CUDA_VISIBLE_DEVICES"), get("CUDA_DEVICE_ORDER"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

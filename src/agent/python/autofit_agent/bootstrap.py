@@ -10,7 +10,7 @@ import sys
 from . import imports, plan, roles, session
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",)}
+_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",), "watch": ()}
 _WITH_TORCH = {
     "trial": (
         "steps",
@@ -33,17 +33,32 @@ _WITH_TORCH = {
         "quiet",
     ),
     "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
+    # Turns nothing and ends nothing.
+    "watch": (
+        "steps",
+        "oom",
+        "phases",
+        "loaders",
+        "samples",
+        "norms",
+        "inference",
+        "frameworks",
+        "root",
+        "watching",
+    ),
 }
 
 
 def start():
     """Does nothing in a process that cannot train."""
     mode = os.environ["AUTOFIT_MODE"]
-    if mode not in ("trial", "run"):
-        raise plan.PlanError(f"AUTOFIT_MODE is {mode}, neither trial nor run")
+    if mode not in _EARLY:
+        raise plan.PlanError(f"AUTOFIT_MODE is {mode}, none of {', '.join(_EARLY)}")
     try:
         the_plan = plan.load(mode)
     except plan.PlanError as error:
+        if mode == "watch":
+            raise  # nothing depends on it: the script goes on without
         _refuse(error)
     role = roles.role(the_plan.argv)
     if role == roles.EXCLUDED:

@@ -89,7 +89,7 @@ class Agent:
             "version": 1,
             "nonce": "overhead",
             "mode": mode,
-            "trial_dir": trial if mode == "trial" else None,
+            "trial_dir": trial if mode != "run" else None,
             "argv": [],
             "device": "cpu",
             "settings": {},
@@ -101,7 +101,7 @@ class Agent:
                 "max_seconds": 1e9,
                 "relative_error": 0.0,
             },
-            "parity_steps": 5,
+            "parity_steps": 5 if mode == "trial" else 0,
             "inspect": False,
             "required": [],
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::commands::watch::{Target, WatchRequest};
 use crate::commands::{
     BatchPolicy, DeviceChoice, DiagnoseRequest, IsolationChoice, Job, Request, RunRequest, TryRequest,
     Verbosity,
@@ -48,6 +49,10 @@ enum Sub {
     Run(RunArgs),
     /// Read a failure's output: what happened and what would help
     Diagnose(DiagnoseArgs),
+    /// Watch a command or a process while it trains: memory, load, steps, the allocator
+    Watch(WatchArgs),
+    /// Look at the machine: driver, PyTorch, memory, limits; what is wrong and what to type
+    Doctor(DoctorArgs),
     /// Check a recipe, or list those that are shipped
     Recipe {
         #[command(subcommand)]
@@ -199,6 +204,47 @@ struct DiagnoseArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 nothing is broken (warnings included); 1 something is broken; 2 usage error."
+)]
+struct DoctorArgs {
+    /// Print JSON: findings and the facts that they follow from
+    #[arg(long)]
+    json: bool,
+    /// The Python that training has, after `--` [default: python, else python3, on PATH]
+    #[arg(last = true, value_name = "PYTHON")]
+    python: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "autofit watch [OPTIONS] -- COMMAND...\n       autofit watch [OPTIONS] --pid PID",
+    after_help = "The command runs as it is: nothing is isolated, limited or turned, and it writes its files.\n\n\
+    Exit status: the command's own (128+n for a signal); with --pid 0, 130 after Ctrl-C; 2 usage error; 6 the \
+    record cannot be written; 126 and 127 could not execute."
+)]
+struct WatchArgs {
+    /// Watch this process and those below it, from outside
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// Print records as JSON lines to standard output; what the command prints goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Print lines also on a terminal, and leave it to the command
+    #[arg(long)]
+    plain: bool,
+    /// Write records as JSON lines to this file, too
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Time between two records [default: 1s] or lines [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    every: Option<Duration>,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Do not ask before downloading
     #[arg(long)]
@@ -233,6 +279,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Diagnose(args)) => {
             Ok(Request::Diagnose(DiagnoseRequest { file: args.file, json: args.json }))
         }
+        Some(Sub::Watch(args)) => Ok(Request::Watch(watch(args)?)),
+        Some(Sub::Doctor(args)) => Ok(Request::Doctor { python: args.python, json: args.json }),
         Some(Sub::Recipe { what: RecipeSub::Check { file } }) => Ok(Request::RecipeCheck(file)),
         Some(Sub::Recipe { what: RecipeSub::List }) => Ok(Request::RecipeList),
         Some(Sub::Demo(args)) => Ok(Request::Demo { yes: args.yes, keep: args.keep }),
@@ -292,6 +340,26 @@ fn job(args: JobArgs, invocation: Vec<String>) -> Result<Job, Exit> {
     })
 }
 
+fn watch(args: WatchArgs) -> Result<WatchRequest, Exit> {
+    let target = match (args.pid, args.command.is_empty()) {
+        (Some(pid), true) => Target::Pid(pid),
+        (None, false) => Target::Command(args.command),
+        (Some(_), false) => {
+            return Err(Exit::new(
+                exit::USAGE,
+                "--pid and a command after `--` are two things; give one of them",
+            ));
+        }
+        (None, true) => {
+            let message =
+                "there is nothing to watch; type a command after `--`, or name a process with --pid";
+            return Err(Exit::new(exit::USAGE, message));
+        }
+    };
+    let WatchArgs { json, plain, record, every, .. } = args;
+    Ok(WatchRequest { target, json, plain, record, every })
+}
+
 fn settings(option: &str, sets: &[String]) -> Result<Configuration, Exit> {
     let wrong = |e: String| Exit::new(exit::USAGE, format!("{option}: {e}"));
     let mut settings = Configuration::baseline();
@@ -325,11 +393,12 @@ fn split_settings(text: &str) -> Vec<String> {
     parts
 }
 
-/// Reads `90`, `90s`, `10m`, `1.5h`.
+/// Reads `90`, `500ms`, `90s`, `10m`, `1.5h`.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim() {
+        "ms" => 1e-3,
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,

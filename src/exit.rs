@@ -2,6 +2,8 @@
 
 /// Tuned: `autofit.env` was written.
 pub const TUNED: i32 = 0;
+/// Of `autofit doctor`: something is broken.
+pub const BROKEN: i32 = 1;
 /// Usage or recipe error.
 pub const USAGE: i32 = 2;
 /// Nothing fits within the bounds.

@@ -13,13 +13,14 @@
 //!                      -> agent, sandbox, process, watch      the world
 //!                      -> inspect, verdict (pure)             records -> meaning
 //!                 -> report, emit               observations -> people, files
+//! doctor                                        the machine, before anything runs (facts -> findings, pure)
 //! ```
 //! [`model`] is the vocabulary that all of them share.  A **trial** is one launch of one **configuration** (values for
 //! **knobs**); what was measured is an **observation** with a **verdict**; the **cap** is the memory that may be used.
 //!
 //! ## Contract between launcher and agent
 //! In: `plan.json` in the trial directory ([`model::plan`]).  Out: `events.<rank>.jsonl` beside it ([`model::event`]),
-//! one versioned record a line.  In production the same document travels in the variable `AUTOFIT_CONFIG`.
+//! one versioned record a line; the same while a command is only watched.  In production the same document travels in the variable `AUTOFIT_CONFIG`.
 //!
 //! ## Invariants
 //! - **I1** A trial leaves no trace: no file of the user is created, changed or deleted, no process outlives it.
@@ -42,6 +43,7 @@
 pub mod agent;
 pub mod cli;
 pub mod commands;
+pub mod doctor;
 pub mod emit;
 pub mod exit;
 pub mod inspect;

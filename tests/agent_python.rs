@@ -85,6 +85,7 @@ modules! {
         test_script_options
         test_scripts
         test_units
+        test_watching
     }
     frameworks {
         test_frameworks_environment

@@ -2,9 +2,11 @@
 //! the scripts read).
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
 
-use std::path::PathBuf;
+#[path = "nvml-standin/mod.rs"]
+mod standin;
+
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autofit::watch::nvml::{Baseline, Freed, GpuProcess};
@@ -12,52 +14,11 @@ use autofit::watch::{
     DeviceSource, Gpus, MachineFacts, NvmlUnavailable, Sampler, SamplerOptions, WatchSummary,
 };
 use autofit::watch::{sampler::Pids, wait_until_free};
+use standin::Standin;
 
 const MIB: u64 = 1 << 20;
 /// No such process can be: the kernel's PIDs end below it.
 const UNKNOWN: u32 = 4_300_000;
-
-/// A library of its own, since it counts readings for each time that it is loaded.
-struct Standin {
-    dir: tempfile::TempDir,
-}
-
-impl Standin {
-    fn new(script: &str) -> Self {
-        Self::built(script, &[])
-    }
-
-    fn built(script: &str, defines: &[&str]) -> Self {
-        static PLAIN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-        let dir = tempfile::tempdir().unwrap();
-        let library = dir.path().join("libnvidia-ml.so.1");
-        if defines.is_empty() {
-            let (_, plain) = PLAIN.get_or_init(|| {
-                let once = tempfile::tempdir().unwrap();
-                let path = once.path().join("nvml.so");
-                compile(&path, &[]);
-                (once, path)
-            });
-            std::fs::copy(plain, &library).unwrap();
-        } else {
-            compile(&library, defines);
-        }
-        std::fs::write(dir.path().join("script"), script).unwrap();
-        Self { dir }
-    }
-
-    fn open(&self) -> Result<Gpus, NvmlUnavailable> {
-        Gpus::open_at(&self.dir.path().join("libnvidia-ml.so.1"))
-    }
-}
-
-fn compile(to: &std::path::Path, defines: &[&str]) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nvml-standin/nvml.c");
-    let mut cc = Command::new("cc");
-    cc.args(["-Wall", "-Werror", "-shared", "-fPIC", "-o"]).arg(to).args(defines).arg(source);
-    let out = cc.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
 
 const ONE: &str = "gpu 0 GPU-aaaa 81559 NVIDIA H100 80GB HBM3\n";
 
@@ -117,12 +78,12 @@ fn a_foreign_process_is_neither_counted_nor_passed_over() {
     let d = &summary.devices[0];
     assert_eq!((d.peak, d.over_baseline_peak), (Some(1000 * MIB), Some(1000 * MIB)));
     assert_eq!(d.foreign_peak, Some(6000 * MIB));
-    assert_eq!(summary.notes, ["NVIDIA H100 80GB HBM3: another process took device memory during the trial"]);
+    assert_eq!(summary.notes, ["NVIDIA H100 80GB HBM3: another process took device memory meanwhile"]);
 }
 
 #[test]
 fn without_figures_for_processes_the_use_over_the_baseline_counts() {
-    let said = "NVIDIA H100 80GB HBM3: the driver does not tell the trial's own memory apart; its use is the device's use over the baseline";
+    let said = "NVIDIA H100 80GB HBM3: the driver does not tell the processes' own memory apart; their use is the device's use over the baseline";
     let no_figure = format!("{ONE}use 0 0 500\nuse 0 4 4500\nproc 0 3 self na\n");
     let host_pid = format!("{ONE}use 0 0 500\nuse 0 4 4500\nproc 0 3 {UNKNOWN} 4000\n");
     let no_list = format!("{ONE}use 0 0 500\nuse 0 4 4500\nfail 0 processes not_supported\n");
@@ -248,11 +209,11 @@ fn waiting_gives_up_and_names_who_holds_the_memory() {
 #[test]
 fn the_library_is_found_through_the_environment() {
     let s = Standin::new("");
-    let script = s.dir.path().join("elsewhere");
+    let script = s.folder().join("elsewhere");
     std::fs::write(&script, ONE).unwrap();
     let out = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "opens_what_the_environment_names", "--nocapture"])
-        .env("AUTOFIT_NVML_LIB", s.dir.path().join("libnvidia-ml.so.1"))
+        .env("AUTOFIT_NVML_LIB", s.library())
         .env("AUTOFIT_NVML_SCRIPT", &script)
         .output()
         .unwrap();

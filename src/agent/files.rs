@@ -49,8 +49,17 @@ impl AgentFiles {
 
     /// The variables of a trial; `inherited` is the user's own `PYTHONPATH`.
     pub fn env(&self, plan: &Path, inherited: Option<&OsStr>) -> Vec<(String, OsString)> {
+        self.env_of("trial", plan, inherited)
+    }
+
+    /// The variables of a command that is only watched.
+    pub fn watch_env(&self, plan: &Path, inherited: Option<&OsStr>) -> Vec<(String, OsString)> {
+        self.env_of("watch", plan, inherited)
+    }
+
+    fn env_of(&self, mode: &str, plan: &Path, inherited: Option<&OsStr>) -> Vec<(String, OsString)> {
         vec![
-            (MODE_VARIABLE.to_owned(), "trial".into()),
+            (MODE_VARIABLE.to_owned(), mode.into()),
             (PLAN_VARIABLE.to_owned(), plan.into()),
             ("PYTHONPATH".to_owned(), self.python_path(inherited)),
         ]

@@ -13,10 +13,10 @@ pub use files::{AgentFiles, decode_config, encode_config};
 pub use persistent::NoPlace;
 pub use reader::EventReader;
 
-/// `trial` or `run`; without it the agent is inert.
+/// `trial`, `run` or `watch`; without it the agent is inert.
 pub const MODE_VARIABLE: &str = "AUTOFIT_MODE";
 
-/// Path of `plan.json`, in a trial.
+/// Path of `plan.json`, in a trial and while watching.
 pub const PLAN_VARIABLE: &str = "AUTOFIT_PLAN";
 
 /// The plan itself, in production.

@@ -98,7 +98,7 @@ fn parse(line: &[u8]) -> Parsed {
 }
 
 /// The tags of [`crate::model::event::Record`].
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "hello",
     "framework",
     "options",
@@ -114,6 +114,7 @@ const KNOWN: [&str; 16] = [
     "heartbeat",
     "memory",
     "parity",
+    "pulse",
     "end",
 ];
 

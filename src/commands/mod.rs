@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod diagnose;
+pub mod doctor;
 pub mod environment;
 mod finish;
 pub mod inspect;
@@ -14,6 +15,7 @@ mod signals;
 mod terminal;
 pub mod try_one;
 pub mod tune;
+pub mod watch;
 pub mod workplace;
 
 use std::ffi::OsString;
@@ -38,6 +40,15 @@ pub enum Request {
     Run(RunRequest),
     /// `autofit diagnose FILE`
     Diagnose(DiagnoseRequest),
+    /// `autofit doctor [-- PYTHON]`
+    Doctor {
+        /// Starts the interpreter to ask; empty for the one on `PATH`.
+        python: Vec<OsString>,
+        /// JSON instead of text.
+        json: bool,
+    },
+    /// `autofit watch -- COMMAND`, `autofit watch --pid PID`
+    Watch(watch::WatchRequest),
     /// `autofit recipe check FILE`
     RecipeCheck(String),
     /// `autofit recipe list`
@@ -176,6 +187,8 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::Try(request) => block_on(try_one::run(request)),
         Request::Inspect(job) => block_on(inspect::run(job)),
         Request::Diagnose(request) => diagnose::run(&request.file, request.json),
+        Request::Watch(request) => watch::run(request),
+        Request::Doctor { python, json } => doctor::run(&python, json),
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()),
         Request::Run(request) => run::run(&request),

@@ -115,6 +115,8 @@ pub enum Record {
         /// Steps finished.
         step: u64,
     },
+    /// What training does, once a second, where it is only watched.
+    Pulse(Pulse),
     /// What the first `parity_steps` steps have made of the model.
     Parity(AfterSteps),
     /// Memory at a moment that matters (end of a phase, end of the trial).
@@ -202,6 +204,48 @@ pub struct Step {
     pub rss: u64,
     /// True while the measurement has not begun (warm-up).
     pub warmup: bool,
+}
+
+/// Training at one moment; counts are since the start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pulse {
+    /// Train, eval or save; `None` before the agent knows.
+    pub phase: Option<Phase>,
+    /// Optimizer steps finished.
+    pub steps: u64,
+    /// When counting began, on the agent's clock.
+    pub begun: Option<f64>,
+    /// When the latest step ended.
+    pub stepped: Option<f64>,
+    /// Samples consumed by training.
+    pub samples: u64,
+    /// Seconds in which training waited for its loader.
+    pub loader_wait: f64,
+    /// The caching allocator, each device on which this process has reserved memory.
+    pub devices: Vec<AllocatorReading>,
+}
+
+/// PyTorch's caching allocator on one device; bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AllocatorReading {
+    /// As PyTorch numbers devices in this process.
+    pub index: u32,
+    /// In tensors now.
+    pub allocated: u64,
+    /// Highest.
+    pub allocated_peak: u64,
+    /// Taken from the driver now.
+    pub reserved: u64,
+    /// Highest.
+    pub reserved_peak: u64,
+    /// Free parts of blocks that are partly in use.
+    pub split: u64,
+    /// Times that it gave back its cache to get memory.
+    pub retries: u64,
+    /// Out-of-memory errors, also those that somebody caught.
+    pub ooms: u64,
 }
 
 /// Memory of the process.

@@ -15,6 +15,8 @@ pub enum AgentMode {
     Trial,
     /// Apply the settings, check them at the first step, then stay out of the way.
     Run,
+    /// Turn nothing, end nothing, tell once a second what training does.
+    Watch,
 }
 
 /// The accelerator that a plan is for.

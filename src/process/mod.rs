@@ -18,6 +18,7 @@
 
 mod abilities;
 mod attend;
+pub mod beside;
 pub mod exec;
 pub mod foreground;
 pub mod helper;

@@ -9,6 +9,7 @@
 //! progress line, a table row and `result.json` call the same thing by the same name.
 
 pub mod assemble;
+pub mod doctor;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod inspection;
@@ -21,6 +22,8 @@ pub mod result;
 pub mod shortfall;
 pub mod style;
 pub mod table;
+pub mod watch;
+pub mod watch_view;
 pub mod words;
 
 pub use progress::{Mode, Reporter};

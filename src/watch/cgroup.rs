@@ -143,7 +143,12 @@ fn mounted(mounts: &str, kind: &str, option: Option<&str>, path: &str) -> Option
 
 /// The lowest memory limit on this process: its own cgroup's and those above, as far as they are visible.
 pub fn memory_limit() -> Option<u64> {
-    lowest(&of(std::process::id())?, |dir| read(dir)?.limit)
+    memory_limit_of(std::process::id())
+}
+
+/// The same on any process.
+pub fn memory_limit_of(pid: u32) -> Option<u64> {
+    lowest(&of(pid)?, |dir| read(dir)?.limit)
 }
 
 /// The CPU quota on this process in cores, the lowest of its cgroups.

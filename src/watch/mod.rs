@@ -16,7 +16,9 @@
 //! **Architecture invariant:** nothing here spawns, kills, prints or changes a limit.
 
 pub mod cgroup;
+pub mod health;
 pub mod host;
+pub mod live;
 pub mod load;
 pub mod machine;
 pub mod nvml;
@@ -24,6 +26,7 @@ pub mod sampler;
 pub mod series;
 pub mod shm;
 pub mod summary;
+pub mod training;
 
 pub use cgroup::CgroupReading;
 pub use machine::MachineFacts;

@@ -124,6 +124,7 @@ impl GpuReading {
 pub struct Gpus {
     nvml: Nvml,
     devices: Vec<GpuFacts>,
+    lost: Vec<u32>,
 }
 
 impl std::fmt::Debug for Gpus {
@@ -160,19 +161,25 @@ impl Gpus {
     /// As [`Gpus::open`].
     pub fn open_at(library: &Path) -> Result<Self, NvmlUnavailable> {
         let nvml = Nvml::builder().lib_path(library.as_os_str()).init()?;
-        let mut devices = Vec::new();
+        let (mut devices, mut lost) = (Vec::new(), Vec::new());
         for index in 0..nvml.device_count()? {
             // A lost GPU must not hide the others.
-            if let Ok(device) = nvml.device_by_index(index) {
-                list(&device, index, &mut devices);
+            match nvml.device_by_index(index) {
+                Ok(device) => list(&device, index, &mut devices),
+                Err(_) => lost.push(index),
             }
         }
-        Ok(Self { nvml, devices })
+        Ok(Self { nvml, devices, lost })
     }
 
     /// Every device; a GPU that is divided into MIG devices is listed as those.
     pub fn devices(&self) -> &[GpuFacts] {
         &self.devices
+    }
+
+    /// Indices of GPUs that the driver counts and does not let anybody use.
+    pub fn lost(&self) -> &[u32] {
+        &self.lost
     }
 
     /// `570.124.06`, where the driver tells.
@@ -253,6 +260,11 @@ impl Gpus {
     /// Readings of these devices, in their order.
     pub fn read_all(&self, at: &[usize]) -> Vec<GpuReading> {
         at.iter().map(|&i| self.read(i)).collect()
+    }
+
+    /// The GPU that device `at` is, or is a part of.
+    pub(super) fn whole(&self, at: usize) -> Option<Device<'_>> {
+        self.nvml.device_by_index(self.devices.get(at)?.index).ok()
     }
 
     fn handle(&self, facts: &GpuFacts) -> Result<Device<'_>, NvmlError> {
@@ -390,6 +402,16 @@ pub fn wait_until_free(gpus: &Gpus, baseline: &Baseline, timeout: Duration) -> F
 /// `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER` of this process, for [`Gpus::visible`].
 pub fn visibility() -> (Option<String>, Option<String>) {
     let get = |name: &str| std::env::var_os(name).map(OsString::into_string).and_then(Result::ok);
+    (get("CUDA_VISIBLE_DEVICES"), get("CUDA_DEVICE_ORDER"))
+}
+
+/// The same of another process, as it was started; nothing where we may not read that.
+pub fn visibility_of(pid: u32) -> (Option<String>, Option<String>) {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let get = |name: &str| {
+        let value = environ.split(|b| *b == 0).find_map(|v| v.strip_prefix(format!("{name}=").as_bytes()));
+        value.and_then(|v| String::from_utf8(v.to_vec()).ok())
+    };
     (get("CUDA_VISIBLE_DEVICES"), get("CUDA_DEVICE_ORDER"))
 }
 

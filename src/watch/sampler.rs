@@ -43,16 +43,37 @@ pub struct SamplerOptions {
 }
 
 /// Figures of this moment, for a live display; bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Latest {
     /// Host memory of the trial.
     pub host: Option<u64>,
+    /// Its highest so far.
+    pub host_peak: Option<u64>,
     /// Device memory of the trial, on the device with the most.
     pub device: Option<u64>,
+    /// Each device that is watched.
+    pub devices: Vec<DeviceNow>,
     /// Processes of the trial.
     pub processes: u32,
+    /// Processors at the latest mark of load.
+    pub load: Option<LoadMark>,
     /// The trial's own memory cgroup, where it has one.
     pub cgroup: Option<CgroupReading>,
+}
+
+/// One device at this moment; bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceNow {
+    /// Index into [`Gpus::devices`].
+    pub at: usize,
+    /// In use by the trial, where that can be told.
+    pub ours: Option<u64>,
+    /// Its highest so far.
+    pub peak: Option<u64>,
+    /// In use by anybody.
+    pub used: Option<u64>,
+    /// Kernels running, percent.
+    pub utilization: Option<u32>,
 }
 
 /// A running watch; dropping it ends the thread.
@@ -92,7 +113,7 @@ impl Sampler {
 
     /// What was read last.
     pub fn latest(&self) -> Latest {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The moment that [`WatchSummary`] counts seconds from.
@@ -257,12 +278,16 @@ impl Watch {
             self.shm_peak = self.shm_peak.max(Some(self.now.shm));
         }
         self.mark(&pids);
+        let load = self.marks.last().copied();
+        let peak = self.host.cgroup_peak.or(self.host.peak);
         self.now.host = demand;
         self.now.at = self.started.elapsed().as_secs_f64();
         self.series.push(self.now);
         self.publish(|l| {
             l.host = (reading.processes > 0).then_some(demand);
+            l.host_peak = peak.max(l.host_peak).max(l.host);
             l.processes = reading.processes;
+            l.load = load;
             l.cgroup = cgroup;
         });
         self.cost.host_samples += 1;
@@ -296,7 +321,8 @@ impl Watch {
         self.now.at = self.started.elapsed().as_secs_f64();
         self.series.push(self.now);
         let device = self.now.device;
-        self.publish(|l| l.device = device);
+        let devices = self.devices.iter().map(DeviceWatch::now).collect();
+        self.publish(|l| (l.device, l.devices) = (device, devices));
         self.cost.device_samples += 1;
         self.device_pace.spent(thread_seconds() - before);
     }
@@ -404,6 +430,12 @@ impl DeviceWatch {
         self.samples += 1;
     }
 
+    fn now(&self) -> DeviceNow {
+        let peak = self.ours.or(self.over);
+        let utilization = self.now_utilization;
+        DeviceNow { at: self.at, ours: self.now, peak, used: self.now_used, utilization }
+    }
+
     fn finish(self, gpus: Option<&Gpus>, notes: &mut Vec<String>) -> DeviceSummary {
         let facts = gpus.and_then(|g| g.devices().get(self.at));
         let name = facts.map_or("GPU", |f| f.name.as_str());
@@ -414,7 +446,7 @@ impl DeviceWatch {
         };
         if source == DeviceSource::UsedOverBaseline && (self.nameless || self.before.processes.is_none()) {
             notes.push(format!(
-                "{name}: the driver does not tell the trial's own memory apart; its use is the device's use over the baseline"
+                "{name}: the driver does not tell the processes' own memory apart; their use is the device's use over the baseline"
             ));
         }
         if let Some(f) = &self.failure {
@@ -422,7 +454,7 @@ impl DeviceWatch {
         }
         let foreign_before: u64 = self.before.processes.iter().flatten().filter_map(|p| p.used).sum();
         if self.foreign.is_some_and(|n| n > foreign_before + (64 << 20)) {
-            notes.push(format!("{name}: another process took device memory during the trial"));
+            notes.push(format!("{name}: another process took device memory meanwhile"));
         }
         DeviceSummary {
             uuid: facts.map_or_else(String::new, |f| f.uuid.clone()),

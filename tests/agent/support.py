@@ -120,7 +120,7 @@ class AgentTest(unittest.TestCase):
         with open(path, "w", encoding="utf-8") as file:
             json.dump(plan, file)
         result["AUTOFIT_MODE"] = plan["mode"]
-        if plan["mode"] == "trial":
+        if plan["mode"] != "run":
             result["AUTOFIT_PLAN"] = path
         else:
             import base64

@@ -5,12 +5,17 @@
  *
  *   init STATUS                  nvmlInit_v2 answers this status (ok, driver_not_loaded, no_permission, mismatch)
  *   driver VERSION
+ *   cuda NUMBER                  the CUDA version that the driver serves, 12080 for 12.8 (which it is without)
  *   gpu INDEX UUID TOTAL_MIB NAME...
  *   mig GPU SLOT UUID TOTAL_MIB NAME...          divides that GPU
  *   use DEVICE FROM USED_MIB                     from reading number FROM (0 is the first) of this device's memory
  *   proc DEVICE FROM PID USED_MIB|na             a process on the device, from that reading on; USED 0 takes it away
  *   util DEVICE PERCENT
  *   fail DEVICE memory|processes|utilization STATUS
+ *   set GPU NAME VALUE           a figure of the whole GPU; those that are not set are not supported:
+ *                                capability 9.0, persistence, ecc, pending (0 or 1), uncorrected (a count),
+ *                                mode (0 shared, 2 prohibited, 3 exclusive), pcie WIDTH/MOST/GENERATION,
+ *                                nvlinks UP/ALL, bus 00000000:65:00.0, slowed (bits), mig (1 without any part)
  *
  * DEVICE is `0` for a GPU and `0.1` for slot 1 of GPU 0.  Readings are counted for each device by calls of
  * nvmlDeviceGetMemoryInfo_v2, of which loading the library makes one for each device; the process list belongs to the
@@ -85,18 +90,53 @@ static int *reading(device_t d) { return &readings[d.gpu][d.mig + 1]; }
 typedef struct {
     device_t device;
     const char *what;           /* of `fail` */
-    int status, count, slots, utilization, found;
+    int status, count, slots, utilization, found, cuda;
     u64 total, used;
     char name[96], uuid[96], driver[80];
     process_t process[64];
     int processes;
 } state_t;
 
+/* Looks for one value of `set`. */
+typedef struct { device_t device; const char *name; char value[64]; int found; } setting_t;
+
+static void find(char **w, int n, void *p) {
+    setting_t *s = p;
+    if (n < 4 || strcmp(w[0], "set") || strcmp(w[2], s->name) || atoi(w[1]) != s->device.gpu) return;
+    snprintf(s->value, sizeof s->value, "%s", w[3]);
+    s->found = 1;
+}
+
+static setting_t setting(device_t *d, const char *name) {
+    setting_t s;
+    memset(&s, 0, sizeof s);
+    if (d) s.device = *d;
+    s.name = name;
+    script(find, &s);
+    return s;
+}
+
+/* One or more numbers with `/` or `.` between them; the number of those that are there, 0 where it is not set. */
+static int numbers(device_t *d, const char *name, int *a, int *b, int *c) {
+    setting_t s = setting(d, name);
+    int ignored, n;
+    if (!s.found) return 0;
+    n = sscanf(s.value, "%d%*[./]%d%*[./]%d", a, b ? b : &ignored, c ? c : &ignored);
+    return n > 0 ? n : 0;
+}
+
+static int one(device_t *d, const char *name, unsigned *out) {
+    int value;
+    if (!numbers(d, name, &value, NULL, NULL)) return NOT_SUPPORTED;
+    return *out = (unsigned)value, OK;
+}
+
 static void see(char **w, int n, void *p) {
     state_t *s = p;
     int at = *reading(s->device) - 1;
     if (at < 0) at = 0;
     if (!strcmp(w[0], "init") && s->what && !strcmp(s->what, "init")) s->status = status(w[1]);
+    if (!strcmp(w[0], "cuda")) s->cuda = atoi(w[1]);
     if (!strcmp(w[0], "driver")) snprintf(s->driver, sizeof s->driver, "%s", w[1]);
     if (!strcmp(w[0], "gpu") && n >= 5) {
         device_t d = { atoi(w[1]), -1 };
@@ -154,7 +194,10 @@ int nvmlSystemGetDriverVersion(char *out, unsigned n) {
     snprintf(out, n, "%s", s.driver[0] ? s.driver : "570.00");
     return OK;
 }
-int nvmlSystemGetCudaDriverVersion_v2(int *out) { return *out = 12080, OK; }
+int nvmlSystemGetCudaDriverVersion_v2(int *out) {
+    state_t s = look(NULL, NULL);
+    return *out = s.cuda ? s.cuda : 12080, OK;
+}
 int nvmlDeviceGetCount_v2(unsigned *out) { return *out = (unsigned)look(NULL, NULL).count, OK; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **out) {
@@ -165,7 +208,8 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **out) {
 }
 int nvmlDeviceGetMigMode(device_t *d, unsigned *current, unsigned *pending) {
     if (d->mig >= 0) return INVALID;
-    *current = *pending = look(d, NULL).slots > 0;
+    unsigned on;
+    *current = *pending = look(d, NULL).slots > 0 || (one(d, "mig", &on) == OK && on);
     return OK;
 }
 int nvmlDeviceGetMaxMigDeviceCount(device_t *d, unsigned *out) { return *out = look(d, NULL).slots ? SLOTS - 1 : 0, OK; }
@@ -209,5 +253,55 @@ int nvmlDeviceGetUtilizationRates(device_t *d, utilization_t *out) {
     state_t s = look(d, "utilization");
     if (s.status || d->mig >= 0 || s.utilization < 0) return s.status ? s.status : NOT_SUPPORTED;
     out->gpu = out->memory = (unsigned)s.utilization;
+    return OK;
+}
+
+int nvmlDeviceGetCudaComputeCapability(device_t *d, int *major, int *minor) {
+    return numbers(d, "capability", major, minor, NULL) == 2 ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetPersistenceMode(device_t *d, unsigned *out) { return one(d, "persistence", out); }
+int nvmlDeviceGetEccMode(device_t *d, unsigned *current, unsigned *pending) {
+    int status = one(d, "ecc", current);
+    if (status == OK) *pending = *current;
+    return status;
+}
+int nvmlDeviceGetTotalEccErrors(device_t *d, int type, int counter, u64 *out) {
+    unsigned value = 0;
+    int status = one(d, "uncorrected", &value);
+    (void)counter;
+    return *out = type == 1 ? value : 0, status; /* 1: uncorrected */
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(device_t *d, unsigned *out) { return one(d, "pending", out); }
+int nvmlDeviceGetComputeMode(device_t *d, unsigned *out) { return one(d, "mode", out); }
+int nvmlDeviceGetCurrPcieLinkWidth(device_t *d, unsigned *out) {
+    int width;
+    return numbers(d, "pcie", &width, NULL, NULL) ? (*out = (unsigned)width, OK) : NOT_SUPPORTED;
+}
+int nvmlDeviceGetMaxPcieLinkWidth(device_t *d, unsigned *out) {
+    int width, most;
+    return numbers(d, "pcie", &width, &most, NULL) > 1 ? (*out = (unsigned)most, OK) : NOT_SUPPORTED;
+}
+int nvmlDeviceGetMaxPcieLinkGeneration(device_t *d, unsigned *out) {
+    int width, most, generation;
+    return numbers(d, "pcie", &width, &most, &generation) > 2 ? (*out = (unsigned)generation, OK) : NOT_SUPPORTED;
+}
+int nvmlDeviceGetNvLinkState(device_t *d, unsigned link, unsigned *out) {
+    int up, all;
+    if (numbers(d, "nvlinks", &up, &all, NULL) < 2) return NOT_SUPPORTED;
+    return link < (unsigned)all ? (*out = link < (unsigned)up, OK) : INVALID;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(device_t *d, u64 *out) {
+    unsigned bits = 0;
+    int status = one(d, "slowed", &bits);
+    return *out = bits, status;
+}
+
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
+
+int nvmlDeviceGetPciInfo_v3(device_t *d, pci_t *out) {
+    setting_t s = setting(d, "bus");
+    if (!s.found) return NOT_SUPPORTED;
+    memset(out, 0, sizeof *out);
+    snprintf(out->bus_id, sizeof out->bus_id, "%.31s", s.value);
     return OK;
 }

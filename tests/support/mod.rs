@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod command;
 pub mod evidence;
 pub mod project;
+pub mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -46,3 +46,15 @@ pub(crate) fn rlimit_cap(bytes: Option<u64>) -> Cap {
 fn no_cap(metric: &str, scope: &str) -> Cap {
     Cap { bytes: None, mechanism: "none".to_owned(), scope: scope.to_owned(), metric: metric.to_owned() }
 }
+
+/// What a limit of a process tree would be enforced by here, found by making a cgroup and removing it again.
+///
+/// # Errors
+/// Says why there is none: the limit then holds for each process alone.
+pub fn mechanism() -> Result<String, String> {
+    // Any limit will do: nothing ever enters.
+    let group = Group::create(Some(1 << 30)).map_err(|error| error.to_string())?;
+    let name = group.version().to_owned();
+    group.remove();
+    Ok(name)
+}

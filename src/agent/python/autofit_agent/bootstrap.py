@@ -13,7 +13,7 @@ from . import imports, plan, roles, session
 _OLDEST_TORCH = (2, 4)
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",)}
+_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",), "watch": ()}
 _WITH_TORCH = {
     "trial": (
         "steps",
@@ -36,17 +36,32 @@ _WITH_TORCH = {
         "quiet",
     ),
     "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
+    # Turns nothing and ends nothing.
+    "watch": (
+        "steps",
+        "oom",
+        "phases",
+        "loaders",
+        "samples",
+        "norms",
+        "inference",
+        "frameworks",
+        "root",
+        "watching",
+    ),
 }
 
 
 def start():
     """Does nothing in a process that cannot train."""
     mode = os.environ["AUTOFIT_MODE"]
-    if mode not in ("trial", "run"):
-        raise plan.PlanError(f"AUTOFIT_MODE is {mode}, neither trial nor run")
+    if mode not in _EARLY:
+        raise plan.PlanError(f"AUTOFIT_MODE is {mode}, none of {', '.join(_EARLY)}")
     try:
         the_plan = plan.load(mode)
     except plan.PlanError as error:
+        if mode == "watch":
+            raise  # nothing depends on it: the script goes on without
         _refuse(error)
     role = roles.role(the_plan.argv)
     if role == roles.EXCLUDED:
@@ -58,7 +73,11 @@ def start():
         _install(part, here)
 
     def with_torch(torch):
-        _refuse_old(torch)
+        if _is_old(torch):
+            if mode == "watch":
+                return  # it is the script's own run
+            oldest = ".".join(str(n) for n in _OLDEST_TORCH)
+            _refuse(f"PyTorch {torch.__version__} is older than {oldest}, the oldest that can be tuned")
         for part in _WITH_TORCH[mode]:
             _install(part, here)
 
@@ -78,12 +97,8 @@ def _install(part, here):
     here.guard(part)(module.install)(here)
 
 
-def _refuse_old(torch):
-    version = str(torch.__version__)
-    parts = version.split(".")
-    if tuple(int(n) for n in parts[:2]) < _OLDEST_TORCH:
-        oldest = ".".join(str(n) for n in _OLDEST_TORCH)
-        _refuse(f"PyTorch {version} is older than {oldest}, the oldest that can be tuned")
+def _is_old(torch):
+    return tuple(int(n) for n in str(torch.__version__).split(".")[:2]) < _OLDEST_TORCH
 
 
 def _refuse(error):

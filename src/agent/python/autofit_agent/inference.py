@@ -68,7 +68,7 @@ class Inference:
         if self._calls >= self._needed and (self.session.mode == "run" or self.session.claim()):
             self.stop()
             self.session.roots.serving = True
-            if self.session.mode == "trial":
+            if self.session.mode != "run":
                 self.session.phase = "eval"
                 self.session.samples.forget()
                 self.session.stepper.begun()

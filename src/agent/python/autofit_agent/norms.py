@@ -16,6 +16,8 @@ _CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_")
 def install(session):
     """Does nothing where no step is to be compared."""
     session.norms = Norms(session)
+    if session.plan.parity_steps <= 0:
+        return
     session.stepper.take.append(session.norms.take)
     session.stepper.settle_fields.append(session.norms.settle)
     imports.on_import("torch", session.norms.ready)

@@ -1,4 +1,7 @@
-"""What the launcher asks for: `plan.json` in a trial, `AUTOFIT_CONFIG` in production (src/model/plan.rs)."""
+"""What the launcher asks for: `plan.json` in a trial and while watching, `AUTOFIT_CONFIG` in production.
+
+The document is that of src/model/plan.rs.
+"""
 
 import os
 
@@ -79,7 +82,7 @@ def load(mode):
         raise PlanError(f"the plan could not be read: {error}") from error
     if plan.mode != mode:
         raise PlanError(f"AUTOFIT_MODE is {mode}, but the plan is for {plan.mode}")
-    if mode == "trial" and not plan.trial_dir:
+    if mode != "run" and not plan.trial_dir:
         raise PlanError("trial_dir is missing")
     return plan
 

@@ -71,6 +71,7 @@ class Session:
     def __init__(self, plan, role):
         self.plan = plan
         self.mode = plan.mode
+        self.reports = plan.mode in ("trial", "watch")  # production tells nothing
         self.device = plan.device
         self.settings = plan.settings
         self.role = role
@@ -103,7 +104,7 @@ class Session:
 
     def emit(self, kind, **fields):
         """Writes a record, or keeps it until this process is known to be the one that trains."""
-        if self.mode != "trial" or self.state == SILENT:
+        if not self.reports or self.state == SILENT:
             return
         record = {
             "v": VERSION,
@@ -224,7 +225,7 @@ class Session:
 
     def hello(self):
         """The launched process's early word."""
-        if self.mode != "trial" or self.role != roles.LAUNCHED:
+        if not self.reports or self.role != roles.LAUNCHED:
             return
         # The file first: whoever reads the hello may already rely on it.
         channel.take(self.plan.trial_dir, "launched")
@@ -235,7 +236,7 @@ class Session:
         """Makes this the process that reports, if it may be; true if it is."""
         if self.state != WAITING:
             return self.state == TRAINING
-        if self.mode == "trial":
+        if self.reports:
             if roles.in_loader_worker() or not self._entitled():
                 self.state = SILENT
                 return False
@@ -293,7 +294,7 @@ class Session:
         self.pid = os.getpid()
         self.role = roles.CANDIDATE
         self._later = []
-        if self.mode == "trial" and self.state == TRAINING:
+        if self.reports and self.state == TRAINING:
             self.state = SILENT
 
 

@@ -205,7 +205,7 @@ class Steps:
             done.append(fields)
             if fields["index"] > 0:  # the very first step is never a measure
                 self._recent.append(times[0])
-            if measured:
+            if measured and not self.enough:  # a script that is watched goes on for days
                 self._seconds.append(times[0])
         if done:
             self.session.emit_later(done)

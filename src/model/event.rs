@@ -114,6 +114,9 @@ pub enum Record {
     Heartbeat {
         /// Steps finished.
         step: u64,
+        /// Of several ranks: the script's line that runs now, `train.py:41`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<String>,
     },
     /// What the first `parity_steps` steps have made of the model.
     Parity(AfterSteps),

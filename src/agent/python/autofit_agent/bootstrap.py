@@ -10,7 +10,7 @@ import sys
 from . import imports, plan, roles, session
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",)}
+_EARLY = {"trial": ("ranks.entry", "ending", "seeds", "options"), "run": ("ranks.entry", "options")}
 _WITH_TORCH = {
     "trial": (
         "steps",

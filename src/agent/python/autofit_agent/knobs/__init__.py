@@ -44,6 +44,7 @@ KINDS = {
         compile.Compile,
         empty_cache.EmptyCache,
         inplace.Inplace,
+        strategy.Processes,
     )
 }
 

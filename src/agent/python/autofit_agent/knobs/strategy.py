@@ -165,3 +165,17 @@ class Strategy(Knob):
             self.reason = "%d parameters are not sharded" % (of - sharded)
             return None
         return self.wanted
+
+
+class Processes(Knob):
+    """`processes`: how many `strategy` has."""
+
+    name = "processes"
+
+    def verify(self):
+        place = self.session.rank_layout
+        if place is None:
+            self.reason = "it is the number of processes of a strategy, and one process trains"
+            return None
+        self.how, self.objects = "WORLD_SIZE", place.world_size
+        return place.world_size

@@ -82,6 +82,7 @@ modules! {
         test_phases
         test_processes
         test_production
+        test_ranks
         test_script_options
         test_scripts
         test_units

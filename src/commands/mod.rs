@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod lookup;
 pub mod plan;
 pub mod recipe;
+mod recipe_python;
 pub mod run;
 mod signals;
 mod terminal;

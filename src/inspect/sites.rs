@@ -2,7 +2,7 @@
 
 use super::names::Meaning;
 use super::options::{self, Match, Turned};
-use super::{MachineFacts, environment, frameworks, kernels};
+use super::{MachineFacts, environment, frameworks, kernels, ranks};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
@@ -21,6 +21,7 @@ pub(super) fn site(knob: Knob, way: Way, how: impl Into<String>) -> KnobSite {
         env: Default::default(),
         env_by_value: Default::default(),
         values: Vec::new(),
+        launcher: None,
         current: None,
     }
 }
@@ -59,7 +60,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PrefetchFactor => loader_knob(knob, found),
         Knob::PersistentWorkers => loader_knob(knob, found),
         Knob::Offload => offload(found),
-        Knob::Strategy => refused(knob, "this version of autofit does not turn it"),
+        Knob::Strategy => ranks::strategy(found, machine),
+        Knob::Processes => ranks::processes(found, machine),
         Knob::Optimizer
         | Knob::SetToNone
         | Knob::Tf32
@@ -85,6 +87,8 @@ fn class(knob: Knob, found: &Inspection) -> NumericsClass {
     match knob {
         // A split draws one dropout mask for each part.
         Knob::Accumulation if dropout => NumericsClass::Distribution,
+        // Each process draws masks for its part of a batch.
+        Knob::Strategy | Knob::Processes if dropout => NumericsClass::Distribution,
         // Random transforms draw from each worker's own generator; whether there are any cannot be seen.
         Knob::NumWorkers => NumericsClass::Distribution,
         _ => knob.class(),

@@ -222,6 +222,7 @@ impl Machine {
             ram_bytes: 32 << 30,
             cpu_bf16: self.cpu_bf16,
             alloc_conf: None,
+            threads_set: false,
         }
     }
 

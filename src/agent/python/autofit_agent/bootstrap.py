@@ -13,7 +13,11 @@ from . import imports, plan, roles, session
 _OLDEST_TORCH = (2, 4)
 
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",), "watch": ()}
+_EARLY = {
+    "trial": ("ranks.entry", "ending", "seeds", "options"),
+    "run": ("ranks.entry", "options"),
+    "watch": (),
+}
 _WITH_TORCH = {
     "trial": (
         "steps",

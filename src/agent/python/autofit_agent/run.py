@@ -4,7 +4,6 @@ A knob that the fit depends on and that is not in force stops the run before the
  All other differences are one line on stderr.
 """
 
-import os
 import sys
 
 from . import imports, memory, roles
@@ -99,8 +98,10 @@ class Run:
             now = f"is {effective}" if effective is not None else "is not in force"
             text = f"{name} {now}, not {_plain(wanted)}: {reason}"
             if name in session.plan.required:
-                _say(f"stopped before the first step, since the fit depends on it: {text}")
-                os._exit(EXIT_STATUS)
+                from .ranks import followers
+
+                text = f"stopped before the first step, since the fit depends on it: {text}"
+                followers.stop(session.rank_layout, EXIT_STATUS, text)
             self._differences.append(text)
 
     def _compare_peak(self):

@@ -210,6 +210,8 @@ class Samples:
             self.source, samples = "loader", self._counted[0]
         else:
             self.source, samples = self._by_dimension()
+        if self.session.part_of is not None:
+            samples = self.session.part_of(samples)
         fields["samples"] = self.last = samples
         fields["elements"] = self._elements
         fields["loader_wait"] = round(self._counted[1], 6)

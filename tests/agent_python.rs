@@ -81,6 +81,7 @@ modules! {
         test_phases
         test_processes
         test_production
+        test_profile
         test_script_options
         test_scripts
         test_units

@@ -42,6 +42,7 @@ impl Place {
                 cap_bytes: None,
                 parity_steps: 0,
                 quiet: false,
+                profile: false,
                 seed: None,
                 required: vec![],
                 training_loader: None,

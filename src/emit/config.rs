@@ -111,6 +111,7 @@ pub(crate) mod tests {
                 cap_bytes: None,
                 parity_steps: 0,
                 quiet: false,
+                profile: false,
                 seed: None,
                 required: vec![Knob::Amp],
                 training_loader: Some(0),

@@ -56,6 +56,7 @@ pub fn prepare(
         cap_bytes,
         parity_steps: PARITY_STEPS,
         quiet: spec.purpose == Purpose::Parity,
+        profile: false,
         seed: Some(SEED),
         required: required(&spec.settings),
         training_loader: inspection.and_then(Inspection::training_loader).map(|l| l.index),

@@ -273,6 +273,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         cap_bytes: None,
         parity_steps: 0,
         quiet: false,
+        profile: false,
         seed: None,
         training_loader: None,
         required: Vec::new(),

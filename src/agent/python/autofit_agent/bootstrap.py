@@ -31,6 +31,7 @@ _WITH_TORCH = {
         "knobs",
         "fingerprints",
         "quiet",
+        "profile",
     ),
     "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
     # Turns nothing and ends nothing.

@@ -57,6 +57,7 @@ class Plan:
         self.cap_bytes = fields.get("cap_bytes")
         self.parity_steps = int(fields.get("parity_steps") or 0)
         self.quiet = bool(fields.get("quiet"))
+        self.profile = bool(fields.get("profile"))
         self.seed = fields.get("seed")
         self.training_loader = fields.get("training_loader")
         self.required = list(fields.get("required") or [])

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::commands::profile::ProfileRequest;
 use crate::commands::watch::{Target, WatchRequest};
 use crate::commands::{
     BatchPolicy, DeviceChoice, DiagnoseRequest, IsolationChoice, Job, Request, RunRequest, TryRequest,
@@ -43,6 +44,8 @@ enum Sub {
     Plan(JobArgs),
     /// Measure one configuration, or compare two: `autofit try --set amp=bf16,checkpoint=all -- COMMAND`
     Try(TryArgs),
+    /// Profile a steady step: operators, and what the memory at the peak is for
+    Profile(ProfileArgs),
     /// Launch once, briefly, and print which knobs can be turned and how
     Inspect(JobArgs),
     /// Run the command in production with what was tuned
@@ -181,6 +184,15 @@ struct TryArgs {
 }
 
 #[derive(Debug, Args)]
+struct ProfileArgs {
+    /// Settings, as knob=value, separated by commas [default: the script as it is]
+    #[arg(long, value_name = "KNOB=VALUE,...", action = ArgAction::Append)]
+    set: Vec<String>,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+#[derive(Debug, Args)]
 struct RunArgs {
     /// The file that tuning wrote
     #[arg(long, value_name = "FILE", default_value = "autofit.env")]
@@ -272,6 +284,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
             let TryArgs { set, against, repeat, job: args } = args;
             let (settings, against) = (settings("--set", &set)?, settings("--against", &against)?);
             Ok(Request::Try(TryRequest { settings, against, repeat, job: job(args)? }))
+        }
+        Some(Sub::Profile(args)) => {
+            let settings = settings("--set", &args.set)?;
+            Ok(Request::Profile(ProfileRequest { settings, job: job(args.job)? }))
         }
         Some(Sub::Run(args)) => {
             Ok(Request::Run(RunRequest { env: args.env, memory_cap: args.memory_cap, command: args.command }))

@@ -83,6 +83,7 @@ modules! {
         test_processes
         test_production
         test_ranks
+        test_profile
         test_script_options
         test_scripts
         test_units

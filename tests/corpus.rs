@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use autofit::model::observation::ProcessEnd;
-use autofit::model::{FailureFields, FailureKind};
+use autofit::model::{FailureFields, FailureKind, Knob};
+use autofit::verdict::failure::rung;
 use autofit::verdict::read_failure;
 use serde::Deserialize;
 
@@ -45,6 +46,17 @@ fn labels(name: &str) -> Vec<Label> {
     serde_yaml::from_str(&std::fs::read_to_string(folder(name).join("labels.yaml")).unwrap()).unwrap()
 }
 
+/// Knobs that act on what ran out, one of which comes first.
+fn helps(kind: FailureKind) -> &'static [Knob] {
+    match kind {
+        FailureKind::GpuOom => &[Knob::Allocator, Knob::Accumulation, Knob::Compile],
+        FailureKind::GpuOomLibrary => &[Knob::CudnnBenchmark],
+        FailureKind::HostOom | FailureKind::WorkerKilled => &[Knob::NumWorkers],
+        FailureKind::ShmOom | FailureKind::FdLimit => &[Knob::PrefetchFactor],
+        FailureKind::NotMemory => &[],
+    }
+}
+
 fn wrong(name: &str) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     let labels = labels(name);
@@ -72,6 +84,11 @@ fn wrong(name: &str) -> (usize, Vec<String>) {
         }
         assert!(!read.cause.is_empty() && !read.cause.contains('\n'), "{}: {:?}", label.file, read.cause);
         let wants_advice = read.kind != FailureKind::NotMemory;
+        let rungs: Vec<Knob> =
+            read.next.iter().filter_map(|line| rung(line)).flat_map(|c| c.0.into_keys()).collect();
+        let must = helps(read.kind);
+        let first = rungs.first().is_some_and(|knob| must.contains(knob));
+        assert_eq!(first, wants_advice, "{}: the first rung of {rungs:?} is one of {must:?}", label.file);
         assert_eq!(!read.next.is_empty(), wants_advice, "{}", label.file);
     }
     (labels.len(), wrong)

@@ -215,7 +215,11 @@ fn an_interpreter_that_fails_or_answers_nonsense_is_a_finding() {
 #[test]
 fn real_pytorch_answers() {
     let dir = tempfile::tempdir().unwrap();
+    // A file of that name in the working directory is not what is imported, and is not run.
+    std::fs::write(dir.path().join("json.py"), "open('run', 'w')").unwrap();
+    std::fs::write(dir.path().join("torch.py"), "open('run', 'w')").unwrap();
     let done = autofit(dir.path()).with_python().line("doctor --json").finish();
+    assert!(!dir.path().join("run").exists());
     let report: Value = serde_json::from_str(&done.stdout).unwrap();
     let answer = &report["facts"]["python"]["answer"];
     assert!(answer["torch"]["version"].as_str().unwrap().starts_with(autofit::pyenv::TORCH), "{answer:#}");

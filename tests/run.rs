@@ -43,6 +43,7 @@ impl Place {
                 parity_steps: 0,
                 serves: false,
                 quiet: false,
+                profile: false,
                 seed: None,
                 required: vec![],
                 training_loader: None,

@@ -98,7 +98,7 @@ fn parse(line: &[u8]) -> Parsed {
 }
 
 /// The tags of [`crate::model::event::Record`].
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "hello",
     "framework",
     "options",
@@ -115,6 +115,7 @@ const KNOWN: [&str; 17] = [
     "memory",
     "parity",
     "pulse",
+    "profile",
     "end",
 ];
 

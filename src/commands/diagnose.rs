@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::exit::{Exit, USAGE};
 use crate::model::size::Bytes;
-use crate::model::{Failure, FailureFields, FailureKind, VERSION};
-use crate::verdict::failure::{decode, read_failure};
+use crate::model::{Configuration, Failure, FailureFields, FailureKind, VERSION};
+use crate::verdict::failure::{decode, read_failure, rung};
 
 /// Of a longer output the first and the last part are read: it begins with versions and ends with the failure.
 const FRONT: usize = 8 << 20;
@@ -21,6 +21,12 @@ struct Report<'a> {
     version: u32,
     #[serde(flatten)]
     failure: &'a Failure,
+    /// The settings among `next`, in its order.
+    rungs: Vec<Configuration>,
+}
+
+fn rungs(failure: &Failure) -> Vec<Configuration> {
+    failure.next.iter().filter_map(|line| rung(line)).collect()
 }
 
 /// Reads `file` (`-`: standard input), prints the diagnosis, returns the exit status.
@@ -31,7 +37,8 @@ pub fn run(file: &str, json: bool) -> anyhow::Result<i32> {
     let text = read(file)?;
     let failure = read_failure(&text, None);
     let out = if json {
-        serde_json::to_string_pretty(&Report { version: VERSION, failure: &failure })? + "\n"
+        serde_json::to_string_pretty(&Report { version: VERSION, failure: &failure, rungs: rungs(&failure) })?
+            + "\n"
     } else {
         describe(&failure)
     };
@@ -130,6 +137,9 @@ fn describe(failure: &Failure) -> String {
             let _ = writeln!(out, "  {}. {step}", i + 1);
         }
     }
+    if let Some(first) = rungs(failure).first() {
+        let _ = writeln!(out, "\nOne of them alone is measured by\n  autofit try --set {first} -- COMMAND");
+    }
     out
 }
 
@@ -201,7 +211,9 @@ mod tests {
     #[test]
     fn json_begins_with_its_version() {
         let failure = read_failure("MemoryError", None);
-        let json = serde_json::to_string(&Report { version: VERSION, failure: &failure }).unwrap();
+        let report = Report { version: VERSION, failure: &failure, rungs: rungs(&failure) };
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.contains(r#""rungs":[{"num_workers":2},{"prefetch_factor":1},"#), "{json}");
         assert!(
             json.starts_with(r#"{"version":1,"kind":"host_oom","fragmentation":null,"fields":{},"cause":"#),
             "{json}"

@@ -9,6 +9,7 @@ mod finish;
 pub mod inspect;
 pub mod lookup;
 pub mod plan;
+pub mod profile;
 pub mod recipe;
 mod recipe_python;
 pub mod run;
@@ -35,6 +36,8 @@ pub enum Request {
     Plan(Job),
     /// `autofit try --set ... -- COMMAND`
     Try(TryRequest),
+    /// `autofit profile --set ... -- COMMAND`
+    Profile(profile::ProfileRequest),
     /// `autofit inspect -- COMMAND`
     Inspect(Job),
     /// `autofit run -- COMMAND`
@@ -186,6 +189,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::Tune(job) => block_on(tune::run(job)),
         Request::Plan(job) => plan::run(&job),
         Request::Try(request) => block_on(try_one::run(request)),
+        Request::Profile(request) => block_on(profile::run(request)),
         Request::Inspect(job) => block_on(inspect::run(job)),
         Request::Diagnose(request) => diagnose::run(&request.file, request.json),
         Request::Watch(request) => watch::run(request),

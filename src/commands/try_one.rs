@@ -102,7 +102,7 @@ fn compared(request: &TryRequest, history: &[Observation]) -> Option<Compared> {
     })
 }
 
-fn refuse_what_cannot_be_turned(
+pub(super) fn refuse_what_cannot_be_turned(
     settings: &Configuration,
     inspection: &crate::model::Inspection,
 ) -> Result<(), Exit> {

@@ -112,6 +112,7 @@ pub(crate) mod tests {
                 parity_steps: 0,
                 serves: false,
                 quiet: false,
+                profile: false,
                 seed: None,
                 required: vec![Knob::Amp],
                 training_loader: Some(0),

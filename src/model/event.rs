@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo, SwitchInfo};
 use super::knob::{Knob, Value};
 use super::parity::AfterSteps;
+use super::profile::Profile;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +123,8 @@ pub enum Record {
     Pulse(Pulse),
     /// What the first `parity_steps` steps have made of the model.
     Parity(AfterSteps),
+    /// One steady step, looked at closely; only where the plan asks for it.
+    Profile(Box<Profile>),
     /// Memory at a moment that matters (end of a phase, end of the trial).
     Memory(MemoryReading),
     /// The last line.

@@ -16,6 +16,7 @@ pub mod observation;
 pub mod parity;
 pub mod plan;
 pub mod policy;
+pub mod profile;
 pub mod progress;
 pub mod size;
 

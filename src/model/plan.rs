@@ -131,6 +131,9 @@ pub struct AgentPlan {
     /// Nothing is drawn at random in training: dropout is off, transforms depend on the sample alone.
     #[serde(default)]
     pub quiet: bool,
+    /// Once enough is measured, one more step is profiled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub profile: bool,
     /// Seed `random`, NumPy and torch with this before the script's first line; production leaves it `None`.
     pub seed: Option<u64>,
     /// Index (order of construction) of the DataLoader that training draws from, once an inspection knows it.

@@ -16,6 +16,7 @@ pub mod inspection;
 pub mod machine;
 pub mod next;
 pub mod plan;
+pub mod profile;
 pub mod progress;
 pub mod redact;
 pub mod result;

@@ -143,7 +143,7 @@ fn hints(end: &End) -> Vec<String> {
     let wait = training.and_then(|t| t.loader_wait).filter(|w| *w >= WAIT_WORTH_IT);
     if let Some(wait) = wait {
         hints.push(format!(
-            "num_workers: training waited for its loader {} of the time; workers load while it computes",
+            "num_workers, one or two more: training waited for its loader {} of the time, and workers load while it computes",
             percent(wait)
         ));
     }
@@ -173,7 +173,8 @@ fn hints(end: &End) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !hints.is_empty() {
+    // Searches launch one process.
+    if !hints.is_empty() && training.is_none_or(|t| t.ranks <= 1) {
         hints.push("`autofit -- COMMAND` measures which of these fit and what they gain".to_owned());
     }
     hints
@@ -275,8 +276,8 @@ pub(super) mod tests {
           allocator     14.0 GiB allocated and 20.0 GiB reserved at most; 2 retries, 1
                         out-of-memory error
           note          no permission to read shares of memory
-          try           num_workers: training waited for its loader 12 % of the time;
-                        workers load while it computes
+          try           num_workers, one or two more: training waited for its loader 12
+                        % of the time, and workers load while it computes
           try           allocator=expandable_segments:True: the allocator had to give
                         back its cache; it costs nothing
           try           accumulation=2, then checkpoint=selective: the peak is at its

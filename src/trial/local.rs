@@ -94,6 +94,7 @@ pub struct LocalExecutor<P> {
     references: References,
     budget_left: Box<dyn Fn() -> Option<f64>>,
     noted: Vec<String>,
+    profile: bool,
 }
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
@@ -107,8 +108,17 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         tell: P,
     ) -> Self {
         let references = References::default();
-        let mut executor =
-            Self { site, agent, stop, tell, inspection: None, references, budget_left, noted: vec![] };
+        let mut executor = Self {
+            site,
+            agent,
+            stop,
+            tell,
+            inspection: None,
+            references,
+            budget_left,
+            noted: vec![],
+            profile: false,
+        };
         for observation in history {
             executor.learn(observation);
         }
@@ -118,6 +128,16 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
     /// What the first launch found out, if it did.
     pub fn inspection(&self) -> Option<&Inspection> {
         self.inspection.as_ref()
+    }
+
+    /// From now on a steady step of each trial is profiled.
+    pub fn profile(&mut self) {
+        self.profile = true;
+    }
+
+    /// Where a trial's records are, and what its agent has written beside them.
+    pub fn trial_dir(&self, number: u32) -> PathBuf {
+        self.site.scratch.join(format!("trial-{number}"))
     }
 
     /// Tells the user something.
@@ -185,7 +205,7 @@ impl Trial {
 
 impl<P: FnMut(Progress)> LocalExecutor<P> {
     async fn launch(&mut self, number: u32, spec: &TrialSpec, baseline: &Baseline) -> anyhow::Result<Trial> {
-        let dir = self.site.scratch.join(format!("trial-{number}"));
+        let dir = self.trial_dir(number);
         // A directory of that name is left from a trial that was killed together with its launcher.
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -193,6 +213,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut prepared = self.prepare(spec);
         prepared.plan.trial_dir = Some(dir.display().to_string());
+        prepared.plan.profile = self.profile;
         let plan = dir.join("plan.json");
         std::fs::write(&plan, serde_json::to_vec_pretty(&prepared.plan)?)
             .with_context(|| format!("cannot write {}", plan.display()))?;

@@ -57,6 +57,7 @@ pub fn prepare(
         parity_steps: PARITY_STEPS,
         serves: inspection.is_some_and(Inspection::serves),
         quiet: spec.purpose == Purpose::Parity,
+        profile: false,
         seed: Some(SEED),
         required: required(&spec.settings),
         training_loader: inspection.and_then(Inspection::training_loader).map(|l| l.index),

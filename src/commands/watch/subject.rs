@@ -274,6 +274,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         parity_steps: 0,
         serves: false,
         quiet: false,
+        profile: false,
         seed: None,
         training_loader: None,
         required: Vec::new(),

@@ -1,9 +1,13 @@
 """What an interpreter and its PyTorch are, as one line of JSON.  No context is made on a GPU."""
 
+import sys
+
+# With `-c` the working directory comes first, and a file `json.py` in it would be run.
+sys.path[:] = [entry for entry in sys.path if entry]
+
 import json
 import os
 import signal
-import sys
 import sysconfig
 
 # A driver that hangs must not hang the doctor, whatever Python is waiting for.

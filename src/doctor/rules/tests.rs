@@ -257,6 +257,28 @@ fn what_launches_get_here() {
 }
 
 #[test]
+fn every_finding_is_described_for_people() {
+    // What can be found is what the rules name, and those names are in the page for people and nowhere else.
+    let rules = [
+        include_str!("nvidia.rs"),
+        include_str!("gpus.rs"),
+        include_str!("torch.rs"),
+        include_str!("host.rs"),
+        include_str!("launches.rs"),
+    ];
+    let page = include_str!("../../../docs/doctor.md");
+    let areas = ["gpu.", "torch.", "host.", "autofit."];
+    let mut seen = 0;
+    for text in rules {
+        for name in text.split('"').filter(|w| areas.iter().any(|a| w.starts_with(a)) && !w.contains(' ')) {
+            assert!(page.contains(&format!("`{name}`")), "docs/doctor.md does not have `{name}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
 fn root_is_not_told_to_use_sudo() {
     let mut facts = healthy();
     facts.system.root = true;

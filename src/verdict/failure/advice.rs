@@ -1,16 +1,14 @@
 //! What a failure means and what to try, for people.
 
+use super::rungs::{
+    ACCUMULATE, ACCUMULATE_HERE, AMP, CHECKPOINT, CHECKPOINT_HERE, FEWER_AHEAD, FEWER_WORKERS, GIVE_BACK,
+    NO_GRAPHS, NOT_PINNED, OFFLOAD, SEGMENTS, TRIM, UPDATE, WORKERS_END, WORKSPACE,
+};
 use crate::model::size::Bytes;
 use crate::model::{Failure, FailureFields, FailureKind};
 
-const ACCUMULATE: &str = "accumulation=2, then 4: micro-batches at the same effective batch; activations shrink with it, training does not change";
-const CHECKPOINT: &str = "checkpoint=alternate, then all: activations are computed again in the backward pass; about a third more computing";
-const AMP: &str = "amp=bf16 (fp16 on devices without it): activations take half the memory and often less time; \
-                   losses are compared with the baseline's";
 const SMALLER: &str =
     "a smaller effective batch (--batch lower): another training run, so only when asked for";
-const SEGMENTS: &str =
-    "allocator=expandable_segments:True: reserved memory that is in pieces becomes usable; costs nothing";
 const TUNE: &str = "`autofit -- COMMAND` tries these in order, each with a real launch";
 
 /// Fills `cause` and `next`.
@@ -25,9 +23,10 @@ pub fn write(failure: &mut Failure, clean_end: bool) {
             list(&[
                 "leave memory for libraries: --memory-cap some 10 % below the device's size makes the allocator stop earlier",
                 "end other processes on the device",
+                WORKSPACE,
                 ACCUMULATE,
-                CHECKPOINT,
                 AMP,
+                CHECKPOINT,
                 TUNE,
             ]),
         ),
@@ -35,7 +34,8 @@ pub fn write(failure: &mut Failure, clean_end: bool) {
         FailureKind::ShmOom => (
             "Shared memory (/dev/shm) ran out; DataLoader workers hand their batches over through it".to_owned(),
             list(&[
-                "fewer batches in flight: num_workers=2, then 0, or prefetch_factor=1",
+                FEWER_AHEAD,
+                FEWER_WORKERS,
                 "a larger /dev/shm: `docker run --shm-size=8g` or --ipc=host; in Kubernetes an emptyDir with medium: Memory",
                 "torch.multiprocessing.set_sharing_strategy('file_system') where it cannot be made larger",
             ]),
@@ -44,15 +44,17 @@ pub fn write(failure: &mut Failure, clean_end: bool) {
             "A DataLoader worker died and the text does not say of what; the usual cause is host memory".to_owned(),
             list(&[
                 "look for `oom-kill` in `dmesg` or in the scheduler's report",
-                "fewer or no workers: num_workers=2, then 0 (with 0 an error of the data set is shown as it is)",
-                "smaller batches in flight: prefetch_factor=1, persistent_workers=false",
+                FEWER_WORKERS,
+                FEWER_AHEAD,
+                WORKERS_END,
             ]),
         ),
         FailureKind::FdLimit => (
             "Too many files are open; tensors that workers hand over each hold one".to_owned(),
             list(&[
                 "a higher limit: `ulimit -n 65536` before the start (systemd: LimitNOFILE)",
-                "fewer batches in flight: num_workers or prefetch_factor lower",
+                FEWER_AHEAD,
+                FEWER_WORKERS,
                 "torch.multiprocessing.set_sharing_strategy('file_system')",
             ]),
         ),
@@ -144,11 +146,23 @@ fn gpu_next(f: &FailureFields, fragmentation: Option<bool>) -> Vec<String> {
     if fragmentation != Some(false) && !giant {
         next.push(SEGMENTS.to_owned());
     }
-    next.extend(list(&[ACCUMULATE, CHECKPOINT, AMP]));
-    if fragmentation == Some(false) && !giant {
+    if fragmentation == Some(true) {
+        next.push(GIVE_BACK.to_owned());
+    }
+    if f.private_pool_bytes.is_some_and(|b| b > 0) {
+        next.push(NO_GRAPHS.to_owned());
+    }
+    next.extend(list(&[ACCUMULATE, AMP]));
+    if giant {
+        // Computing again or keeping elsewhere makes no single tensor smaller.
+        next.extend(list(&[SMALLER, TUNE]));
+        return next;
+    }
+    next.extend(list(&[CHECKPOINT, UPDATE]));
+    if fragmentation == Some(false) {
         next.push(SEGMENTS.to_owned());
     }
-    next.extend(list(&[SMALLER, TUNE]));
+    next.extend(list(&[OFFLOAD, SMALLER, TUNE]));
     next
 }
 
@@ -173,11 +187,15 @@ fn host_next(f: &FailureFields) -> Vec<String> {
         );
     }
     next.extend(list(&[
-        "fewer copies of the data: num_workers=2, then 0; prefetch_factor=1; persistent_workers=false",
-        "pin_memory=false: page-locked batches cannot be swapped or reclaimed",
-        "malloc=trim: freed memory goes back to the system at once",
-        "on the CPU device: accumulation=2, checkpoint=all, amp=bf16, as on an accelerator",
+        FEWER_WORKERS,
+        FEWER_AHEAD,
+        WORKERS_END,
+        NOT_PINNED,
+        TRIM,
+        ACCUMULATE_HERE,
+        CHECKPOINT_HERE,
         "a higher limit of the job or the container",
+        TUNE,
     ]));
     next
 }

@@ -18,6 +18,7 @@ mod context;
 mod decide;
 mod ends;
 mod numbers;
+mod rungs;
 mod signs;
 mod size;
 mod text;
@@ -31,6 +32,7 @@ use crate::model::{Failure, FailureFields, FailureKind};
 
 use context::{Form, form};
 use decide::{deadly, decide};
+pub use rungs::rung;
 use signs::{Hit, Sign};
 use size::compile;
 pub use text::decode;

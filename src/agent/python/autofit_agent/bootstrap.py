@@ -38,6 +38,7 @@ _WITH_TORCH = {
         "knobs",
         "fingerprints",
         "quiet",
+        "profile",
     ),
     "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
     # Turns nothing and ends nothing.

@@ -35,8 +35,8 @@ class Ending:
         self._stop_at = None
 
     def enough(self):
-        """The schedule is satisfied; a confirm trial goes on to what lies beyond."""
-        if self.session.plan.coverage is None:
+        """The schedule is satisfied; a confirm trial goes on to what lies beyond, a profile for one step."""
+        if self.session.plan.coverage is None and not self.session.plan.profile:
             self.now("measured")
 
     def now(self, reason):

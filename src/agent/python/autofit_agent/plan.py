@@ -58,6 +58,7 @@ class Plan:
         self.parity_steps = int(fields.get("parity_steps") or 0)
         self.serves = bool(fields.get("serves"))
         self.quiet = bool(fields.get("quiet"))
+        self.profile = bool(fields.get("profile"))
         self.seed = fields.get("seed")
         self.training_loader = fields.get("training_loader")
         self.required = list(fields.get("required") or [])

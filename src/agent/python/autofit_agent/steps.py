@@ -36,7 +36,7 @@ MOST_RESTARTS = 8
 
 def install(session):
     """Hooks torch's optimizers once torch is there."""
-    session.stepper = Steps(session)
+    session.stepper = (Counted if session.mode == "watch" else Steps)(session)
     imports.on_import("torch.optim.optimizer", session.stepper.ready)
 
 
@@ -144,12 +144,8 @@ class Steps:
 
     def ended(self, source):
         """One step is over."""
-        if self.source != source:
-            if self.source is not None:
-                if _TRUST.index(source) < _TRUST.index(self.source):
-                    return  # a backward() beside optimizer steps
-                self._restart()
-            self.source = source
+        if not self._is_counted(source):
+            return
         self.begun()
         again = self._unsteady and self._restarts < MOST_RESTARTS
         self._unsteady = False
@@ -173,6 +169,15 @@ class Steps:
             self._restarts += 1
             self._restart()
         self._decide()
+
+    def _is_counted(self, source):
+        if self.source != source:
+            if self.source is not None:
+                if _TRUST.index(source) < _TRUST.index(self.source):
+                    return False  # a backward() beside optimizer steps
+                self._restart()
+            self.source = source
+        return True
 
     def unsteady(self):
         """The step under way is no measure of the others: something was compiled in it."""
@@ -205,7 +210,7 @@ class Steps:
             done.append(fields)
             if fields["index"] > 0:  # the very first step is never a measure
                 self._recent.append(times[0])
-            if measured and not self.enough:  # a script that is watched goes on for days
+            if measured:
                 self._seconds.append(times[0])
         if done:
             self.session.emit_later(done)
@@ -255,6 +260,29 @@ class Steps:
         if self._warm >= self.schedule.warmup_steps + EXTRA_WARMUP:
             return True
         return len(self._recent) >= 2 and max(self._recent) <= STEADY * min(self._recent)
+
+
+class Counted(Steps):
+    """Steps that are counted and not measured, for a script that is watched and may go on for days."""
+
+    def __init__(self, session):
+        super().__init__(session)
+        self._fields = {}
+
+    def ended(self, source):
+        """One step is over."""
+        if not self._is_counted(source):
+            return
+        self.has_begun = True
+        self.index += 1
+        self.session.steps = self.index
+        for take in self.take:
+            take(self._fields)
+        self.session.step_ended(self.index - 1)
+
+    def begun(self):
+        """Nothing is timed."""
+        self.has_begun = True
 
 
 def _closure(args, kwargs):

@@ -27,13 +27,13 @@ class Watching:
         self.session = session
         self._samples = 0
         self._loader_wait = 0.0
-        self._stepped = None  # seconds since the agent started, at the end of the latest step
-        self._begun = None  # ... and when the first one began to be counted
+        self._stepped = None  # when the latest step ended
+        self._begun = None  # when steps began to be counted
         self._allocator = session.guard("allocator's figures")(allocator)
 
     def start(self):
         """Pulses from now on, the last one when the interpreter ends."""
-        self._begun = self.session.now()
+        self._begun = time.perf_counter()
         atexit.register(self._last)
         threading.Thread(target=self._beat, name="autofit watch", daemon=True).start()
 
@@ -41,7 +41,7 @@ class Watching:
         """One step is over."""
         self._samples += fields["samples"]
         self._loader_wait += fields["loader_wait"]
-        self._stepped = fields["at"]
+        self._stepped = time.perf_counter()
 
     def _beat(self):
         while self.session.state == "training":
@@ -58,12 +58,15 @@ class Watching:
             "pulse",
             phase=session.phase,
             steps=session.steps,
-            begun=self._begun,
-            stepped=self._stepped,
+            begun=self._since_the_start(self._begun),
+            stepped=self._since_the_start(self._stepped),
             samples=self._samples,
             loader_wait=round(self._loader_wait, 6),
             devices=self._allocator() or [],
         )
+
+    def _since_the_start(self, moment):
+        return None if moment is None else round(moment - self.session.started, 6)
 
 
 def allocator():

@@ -1,0 +1,154 @@
+//! `autofit profile [--set ...] -- COMMAND`: one steady step of a configuration under PyTorch's profiler, and what its
+//! memory was for.  A trial like every other: nothing of the user's is changed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::bench::Bench;
+use super::try_one::refuse_what_cannot_be_turned;
+use super::workplace::Workplace;
+use super::{Job, finish, terminal};
+use crate::agent::EventReader;
+use crate::exit::{self, Exit};
+use crate::model::event::Record;
+use crate::model::profile::Profile;
+use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, VERSION, Verdict};
+use crate::report::profile::{ProfileText, render};
+use crate::report::style::{Stream, Style};
+use crate::trial::Executor;
+
+/// What the agent writes beside its records, and what it is for.
+const FILES: [(&str, &str); 3] = [
+    ("trace.json.gz", "the whole step, for ui.perfetto.dev or chrome://tracing"),
+    ("memory_summary.txt", "the caching allocator's own summary"),
+    ("memory_snapshot.pickle", "every allocation of the step, for pytorch.org/memory_viz"),
+];
+/// Where they go, below `--out`.
+const FOLDER: &str = "autofit-profile";
+
+/// `autofit profile`.
+#[derive(Debug, Clone)]
+pub struct ProfileRequest {
+    /// What is profiled.
+    pub settings: Configuration,
+    /// The rest.
+    pub job: Job,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Printed<'a> {
+    version: u32,
+    settings: &'a Configuration,
+    #[serde(flatten)]
+    profile: &'a Profile,
+    files: Vec<String>,
+}
+
+/// Profiles; the program's exit status.
+///
+/// # Errors
+/// [`Exit`] for what the user can mend.
+pub async fn run(request: ProfileRequest) -> anyhow::Result<i32> {
+    let ProfileRequest { settings, job } = request;
+    let place = Workplace::open(&job)?;
+    let mut bench = Bench::open(&place, &job, &[])?;
+    let mut trial = 1;
+    if !settings.is_baseline() {
+        // The script as it is comes first: that launch tells how each knob is turned.
+        let observation = launch(&mut bench, trial, &Configuration::baseline(), Purpose::Baseline).await?;
+        if let Some(status) = stopped(&bench, &observation)? {
+            return Ok(status);
+        }
+        if let Some(inspection) = bench.executor.inspection() {
+            refuse_what_cannot_be_turned(&settings, inspection)?;
+        }
+        trial += 1;
+    }
+    bench.executor.profile();
+    let purpose = if settings.is_baseline() { Purpose::Baseline } else { Purpose::Climb };
+    let observation = launch(&mut bench, trial, &settings, purpose).await?;
+    if let Some(status) = stopped(&bench, &observation)? {
+        return Ok(status);
+    }
+    bench.finish_reporting();
+    let folder = bench.executor.trial_dir(trial);
+    let Some(profile) = told(&folder) else { return Err(without(&observation).into()) };
+    let files = keep(&folder, &place.out.join(FOLDER))?;
+    let shown = |path: &PathBuf| finish::shown(path, &place);
+    if job.json {
+        let files = files.iter().map(|(path, _)| shown(path)).collect();
+        let printed = Printed { version: VERSION, settings: &settings, profile: &profile, files };
+        terminal::print(&(serde_json::to_string_pretty(&printed)? + "\n"));
+    } else {
+        let files = files.iter().map(|(path, what)| (shown(path), *what)).collect();
+        let text = ProfileText { settings: &settings, profile: &profile, files };
+        terminal::print(&render(&text, Style::of(Stream::Stdout)));
+    }
+    Ok(exit::TUNED)
+}
+
+async fn launch(
+    bench: &mut Bench,
+    trial: u32,
+    settings: &Configuration,
+    purpose: Purpose,
+) -> anyhow::Result<Observation> {
+    let spec = TrialSpec { settings: settings.clone(), purpose };
+    let observation = bench.executor.run(trial, &spec).await?;
+    bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
+    Ok(observation)
+}
+
+/// The exit status where nothing more is launched.
+fn stopped(bench: &Bench, observation: &Observation) -> anyhow::Result<Option<i32>> {
+    if observation.verdict == Verdict::Interrupted {
+        bench.finish_reporting();
+        return Ok(Some(bench.signals.status().exit_status()));
+    }
+    finish::refuse_unusable(observation)?;
+    Ok(None)
+}
+
+/// The agent's record, of the first rank.
+fn told(folder: &Path) -> Option<Profile> {
+    let events = EventReader::new(folder).read();
+    events.into_iter().find_map(|(_, event)| match event.record {
+        Record::Profile(profile) => Some(*profile),
+        _ => None,
+    })
+}
+
+fn without(observation: &Observation) -> Exit {
+    let verdict = observation.verdict;
+    let (status, why) = match verdict {
+        Verdict::Oom => {
+            (exit::NOTHING_FITS, "memory ran out before a steady step; `--set` takes what lowers its demand")
+        }
+        Verdict::Failed | Verdict::Timeout => {
+            (exit::SCRIPT_FAILS, "the script did not come to a steady step")
+        }
+        _ => (
+            exit::SCRIPT_FAILS,
+            "the agent told no profile: the script has too few steps, or the profiler failed in it",
+        ),
+    };
+    Exit::new(status, format!("nothing was profiled ({}): {why}", verdict.name()))
+}
+
+/// Copies what the agent has written to where the user finds it.
+fn keep(from: &Path, to: &Path) -> anyhow::Result<Vec<(PathBuf, &'static str)>> {
+    let mut kept = Vec::new();
+    for (name, what) in FILES {
+        if from.join(name).is_file() {
+            let path = to.join(name);
+            std::fs::create_dir_all(to)
+                .and_then(|()| std::fs::copy(from.join(name), &path))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            kept.push((path, what));
+        }
+    }
+    Ok(kept)
+}

@@ -1,0 +1,169 @@
+//! The text of `autofit profile`.
+
+use super::style::{Style, hang, one_line};
+use super::words;
+use crate::model::Configuration;
+use crate::model::plan::Device;
+use crate::model::profile::{AtPeak, Operator, Profile};
+use crate::model::size::Bytes;
+
+/// Operators that are shown; the trace has all of them.
+const SHOWN: usize = 8;
+/// Columns of an operator's name.
+const NAME: usize = 52;
+
+/// What was profiled, and where the rest of it is.
+pub struct ProfileText<'a> {
+    /// The configuration.
+    pub settings: &'a Configuration,
+    /// What the agent told.
+    pub profile: &'a Profile,
+    /// Files that were written, as the user would name them, and what they are for.
+    pub files: Vec<(String, &'static str)>,
+}
+
+/// The text.
+pub fn render(text: &ProfileText, style: Style) -> String {
+    let p = text.profile;
+    let settings =
+        if text.settings.is_baseline() { "baseline".to_owned() } else { text.settings.to_string() };
+    let mut out = format!(
+        "{settings}: step {}, {} under the profiler (slower than without)\n\n",
+        p.step,
+        seconds(p.seconds)
+    );
+    let of = match p.device {
+        Device::Cpu => "host memory in tensors",
+        Device::Cuda => "GPU memory in tensors",
+    };
+    match &p.memory {
+        Some(memory) => out += &at_peak(of, memory, style),
+        None => out += &format!("{}: not told\n", style.strong(of)),
+    }
+    out += &format!("\n{}\n", style.strong("the process on the host"));
+    let row = |what: &str, n: u64| format!("  {what:<24} {:>9}\n", Bytes(n).to_string());
+    out += &row("anonymous and shared", p.host.anonymous_and_shared);
+    out += &row("  of it no tensor kept", p.host.rest);
+    out += &row("mapped files", p.host.mapped_files);
+    out += &row("highest resident set", p.host.rss_peak);
+    out += &operators("operators by their own time", &p.by_time, seconds, style);
+    out +=
+        &operators("operators by the memory they took", &p.by_memory, |n| Bytes(n as u64).to_string(), style);
+    for note in &p.notes {
+        out += &hang("note: ", &one_line(note), style.width);
+    }
+    out.push('\n');
+    for (file, what) in &text.files {
+        out += &hang(&format!("{file}: "), what, style.width);
+    }
+    out
+}
+
+/// Most first; the sum stands below.
+fn at_peak(of: &str, memory: &AtPeak, style: Style) -> String {
+    let mut parts: Vec<(&String, u64)> = memory.categories.iter().map(|(name, n)| (name, *n)).collect();
+    parts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let mut out = format!("{}, at its peak\n", style.strong(of));
+    let share = |n: u64| if memory.peak == 0 { 0.0 } else { n as f64 / memory.peak as f64 * 100.0 };
+    for (name, n) in parts {
+        let name = name.replace('_', " ");
+        out += &format!("  {name:<24} {:>9}  {:>3.0} %\n", Bytes(n).to_string(), share(n));
+    }
+    out += &format!("  {:<24} {:>9}\n", "together", Bytes(memory.peak).to_string());
+    out + &format!("  {:<24} {:>9}\n", "when the step began", Bytes(memory.at_start).to_string())
+}
+
+fn operators(title: &str, rows: &[Operator], value: impl Fn(f64) -> String, style: Style) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("\n{}\n", style.strong(title));
+    for row in rows.iter().take(SHOWN) {
+        let name: String = one_line(&row.operator).chars().take(NAME).collect();
+        out += &format!(
+            "  {name:<NAME$} {:>5}x {:>9} {:>3.0} %\n",
+            row.calls,
+            value(row.value),
+            row.share * 100.0
+        );
+    }
+    out
+}
+
+/// `2.20 s`, `97.1 ms`.
+fn seconds(s: f64) -> String {
+    if s < 1.0 { format!("{} ms", words::number(s * 1e3)) } else { format!("{} s", words::number(s)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Knob;
+    use crate::model::profile::HostParts;
+
+    #[test]
+    fn a_profile_on_the_processor() {
+        const MIB: u64 = 1 << 20;
+        let sizes = [
+            ("parameters", 3),
+            ("buffers", 0),
+            ("optimizer_state", 6),
+            ("gradients", 0),
+            ("activations", 515),
+            ("other", 24),
+        ];
+        let operator =
+            |name: &str, calls, value, share| Operator { operator: name.into(), calls, value, share };
+        let profile = Profile {
+            step: 9,
+            seconds: 2.2,
+            device: Device::Cpu,
+            by_time: vec![operator("aten::mm", 67, 0.677, 0.32), operator("aten::addmm", 32, 0.0481, 0.02)],
+            by_memory: vec![operator("aten::addmm", 32, 301_989_888.0, 0.24)],
+            memory: Some(AtPeak {
+                peak: 548 * MIB,
+                at_start: 12 * MIB,
+                categories: sizes.iter().map(|(n, size)| ((*n).to_owned(), size * MIB)).collect(),
+            }),
+            host: HostParts {
+                anonymous_and_shared: 1325 * MIB,
+                rest: 1316 * MIB,
+                mapped_files: 286 * MIB,
+                rss_peak: 1665 * MIB,
+            },
+            notes: vec![],
+        };
+        let settings = Configuration::baseline().with(Knob::Amp, "bf16");
+        let files =
+            vec![("autofit-profile/trace.json.gz".to_owned(), "for ui.perfetto.dev or chrome://tracing")];
+        let text = render(&ProfileText { settings: &settings, profile: &profile, files }, Style::PLAIN);
+        insta::assert_snapshot!(text, @r#"
+        amp=bf16: step 9, 2.20 s under the profiler (slower than without)
+
+        host memory in tensors, at its peak
+          activations                515 MiB   94 %
+          other                     24.0 MiB    4 %
+          optimizer state           6.00 MiB    1 %
+          parameters                3.00 MiB    1 %
+          buffers                        0 B    0 %
+          gradients                      0 B    0 %
+          together                   548 MiB
+          when the step began       12.0 MiB
+
+        the process on the host
+          anonymous and shared      1.29 GiB
+            of it no tensor kept    1.29 GiB
+          mapped files               286 MiB
+          highest resident set      1.63 GiB
+
+        operators by their own time
+          aten::mm                                                67x    677 ms  32 %
+          aten::addmm                                             32x   48.1 ms   2 %
+
+        operators by the memory they took
+          aten::addmm                                             32x   288 MiB  24 %
+
+        autofit-profile/trace.json.gz: for ui.perfetto.dev or chrome://tracing
+        "#);
+    }
+}

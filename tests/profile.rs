@@ -1,0 +1,52 @@
+//! `autofit profile`, end to end with real PyTorch.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::Value;
+use support::{Project, alone, autofit};
+
+#[test]
+fn a_configuration_is_profiled_and_nothing_else_is_written() {
+    let _turn = alone();
+    let project = Project::with_tiny();
+    let before = project.snapshot();
+    let done = autofit(project.path())
+        .with_python()
+        .line("profile --device cpu --json --set checkpoint=all -- python tiny.py --epochs 200")
+        .env("OMP_NUM_THREADS", "1")
+        .finish()
+        .expect(0)
+        .leaves_no_process();
+    let profile: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(profile["settings"]["checkpoint"], "all");
+    let memory = &profile["memory"];
+    let parts = memory["categories"].as_object().unwrap();
+    let sum: u64 = parts.values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!((Some(sum), parts.len()), (memory["peak"].as_u64(), 6), "{memory:#}");
+    // Four blocks of 64 to 128 and back, and a head to 2; floats.
+    let parameters = 4 * (4 * (64 * 128 + 128 + 128 * 64 + 64) + 64 * 2 + 2);
+    assert_eq!(parts["parameters"], parameters);
+    assert!(
+        profile["by_time"].as_array().unwrap().iter().any(|o| o["operator"] == "aten::addmm"),
+        "{profile:#}"
+    );
+    assert_eq!(profile["files"], serde_json::json!(["autofit-profile/trace.json.gz"]));
+    let trace = project.path().join("autofit-profile/trace.json.gz");
+    assert!(trace.metadata().unwrap().len() > 1000);
+    std::fs::remove_dir_all(project.path().join("autofit-profile")).unwrap();
+    project.assert_unchanged(&before);
+}
+
+#[test]
+fn a_script_without_a_steady_step_is_said_to_have_none() {
+    let _turn = alone();
+    let project = Project::new().file("fails.py", "import torch\nraise SystemExit('no data here')\n");
+    let _ = autofit(project.path())
+        .with_python()
+        .line("profile --device cpu -- python fails.py")
+        .finish()
+        .expect(4)
+        .says("no data here");
+    assert!(!project.path().join("autofit-profile").exists());
+}

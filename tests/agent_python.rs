@@ -82,8 +82,8 @@ modules! {
         test_phases
         test_processes
         test_production
-        test_ranks
         test_profile
+        test_ranks
         test_script_options
         test_scripts
         test_units

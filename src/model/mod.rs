@@ -18,6 +18,7 @@ pub mod plan;
 pub mod policy;
 pub mod progress;
 pub mod size;
+pub mod trace;
 
 pub use configuration::Configuration;
 pub use event::Event;

@@ -19,6 +19,7 @@ pub mod recorded;
 pub mod references;
 mod room;
 pub mod schedule;
+mod trace;
 
 use crate::model::{Observation, TrialSpec};
 

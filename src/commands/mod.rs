@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod lookup;
 pub mod plan;
 pub mod recipe;
+pub mod report;
 pub mod run;
 mod signals;
 mod terminal;
@@ -42,6 +43,8 @@ pub enum Request {
     RecipeCheck(String),
     /// `autofit recipe list`
     RecipeList,
+    /// `autofit report [DIR [DIR]]`
+    Report(report::ReportRequest),
     /// `autofit demo`
     Demo {
         /// Do not ask before downloading.
@@ -179,6 +182,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()),
         Request::Run(request) => run::run(&request),
+        Request::Report(request) => report::run(&request),
         Request::Demo { yes, keep } => demo::run(yes, keep),
     }
 }

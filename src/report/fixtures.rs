@@ -177,6 +177,7 @@ pub fn input(status: Status, observations: Vec<Observation>, winner: Option<u32>
             env,
             result: Some(".autofit/3f9a2c/result.json".into()),
             report: None,
+            markdown: None,
             directory: Some(".autofit/3f9a2c".into()),
         },
     }

@@ -74,7 +74,11 @@ mod tests {
         let trace = trace(&series, &Records::default()).unwrap();
         assert!(trace.at.len() <= POINTS && trace.at.len() == trace.host.len());
         assert_eq!(trace.host.iter().max(), Some(&(9 << 30)));
-        assert_eq!((trace.device.len(), trace.allocator.as_ref()), (0, None), "nothing was trained on a device");
+        assert_eq!(
+            (trace.device.len(), trace.allocator.as_ref()),
+            (0, None),
+            "nothing was trained on a device"
+        );
         assert!(serde_json::to_string(&trace).unwrap().len() < 4000);
     }
 

@@ -1,0 +1,1 @@
+//! What the report says, and that it says it as text.

@@ -17,7 +17,7 @@ const NAMES: [&str; 5] =
     ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
 /// A page is drawn in a fraction of a second; a busy machine gets this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The browser with one page.
 pub struct Browser {

@@ -315,7 +315,7 @@ impl Search {
 }
 
 /// What looks like parts of a page, of a table and of a fence.
-pub const HOSTILE: &str = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> | ``` <!--";
+pub const HOSTILE: &str = "</script><script>document.title=String(7)</script><img src=x onerror=\"document.title=String(7)\"> | ``` <!--";
 
 /// Python starts, data and model are made, steps go up and down below the peak; what runs out stops there.
 fn memory(peak: u64, seconds: f64, ends_early: bool, cuda: bool) -> MemoryTrace {

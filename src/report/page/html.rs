@@ -57,7 +57,6 @@ impl Page<'_> {
                 @for (name, fact) in &self.facts {
                     div { dt { (name) } dd { (fact) } }
                 }
-                @if let Some(parity) = &self.parity { div { dt {} dd { (parity) } } }
             }
             @if let Some(failure) = self.result.failure.as_ref().filter(|f| !f.tail.is_empty()) {
                 h3 { "The script’s last words" }
@@ -93,7 +92,7 @@ impl Page<'_> {
         );
         html! {
             (plot("scatter", "tall", &label))
-            (dot_legend(self.cap().is_some()))
+            (dot_legend(&self.dots, self.cap().is_some()))
         }
     }
 
@@ -213,20 +212,22 @@ impl Page<'_> {
                 span { span class="mark box measured" {} "measured steps" }
                 span { span class="mark box rest" {} "warm-up, other phases, the end" }
             }
-            (scroll("Where the time of each launch went", &html! { table class="times" {
-                thead { tr {
-                    th scope="col" { "#" } th scope="col" { "what changed" } th scope="col" class="bars" { span class="unseen" { "shares" } }
-                    th scope="col" { "first step" } th scope="col" { "measured" } th scope="col" { "rest" } th scope="col" { "total" }
+            (scroll("Where the time of each launch went", &html! { table role="table" class="times" {
+                thead role="rowgroup" { tr role="row" {
+                    th role="columnheader" scope="col" { "#" } th role="columnheader" scope="col" { "what changed" } th role="columnheader" scope="col" class="bars" { span class="unseen" { "shares" } }
+                    th role="columnheader" scope="col" { "first step" } th role="columnheader" scope="col" { "measured" } th role="columnheader" scope="col" { "rest" } th role="columnheader" scope="col" { "total" }
                 } }
-                tbody { @for t in &self.times { tr {
-                    td { (t.trial) } th scope="row" { (t.what) }
-                    td class="bars" { div class="stack" aria-hidden="true" {
+                tbody role="rowgroup" { @for t in &self.times { tr role="row" {
+                    td role="cell" { (t.trial) } th role="rowheader" scope="row" { (t.what) }
+                    td role="cell" class="bars" { div class="stack" aria-hidden="true" {
                         (part("start", t.start.unwrap_or(0.0) / longest))
                         (part("measured", t.measured / longest))
                         (part("rest", t.rest / longest))
                     } }
-                    td { (t.start.map_or_else(|| words::NONE.to_owned(), words::duration)) }
-                    td { (words::duration(t.measured)) } td { (words::duration(t.rest)) } td { (words::duration(t.total())) }
+                    td role="cell" class="part" { (t.start.map_or_else(|| words::NONE.to_owned(), words::duration)) }
+                    td role="cell" class="part" { (words::duration(t.measured)) }
+                    td role="cell" class="part" { (words::duration(t.rest)) }
+                    td role="cell" { (words::duration(t.total())) }
                 } } }
             } }))
             p class="note" { (words::duration(launches)) " in launches, " (words::duration(beside)) " beside them." }
@@ -264,13 +265,13 @@ impl Comparison<'_> {
     pub fn html(&self) -> String {
         let (a, b) = (&self.a, &self.b);
         let unit = a.unit;
-        let mut all = dots(&a.dots, "A");
         // Rates of another unit have no place on the same axis.
-        if b.unit == unit {
-            all.extend(dots(&b.dots, "B"));
-        }
+        let of_b: &[Dot] = if b.unit == unit { &b.dots } else { &[] };
+        let both = [&a.dots, of_b].concat();
+        let all = [dots(&a.dots, "A"), dots(of_b, "B")].concat();
+        let memory_name = if a.memory_name() == b.memory_name() { a.memory_name() } else { "memory" };
         let cap = (a.result.cap.bytes == b.result.cap.bytes).then_some(a.result.cap.bytes).flatten();
-        let data = json!({"unit": unit, "cap": cap, "memory_name": a.memory_name(), "dots": all, "traces": [], "losses": null});
+        let data = json!({"unit": unit, "cap": cap, "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
         let body = html! {
             header class="wide" {
                 p class="brand" { "autofit" span { "comparison" } }
@@ -283,7 +284,7 @@ impl Comparison<'_> {
                 @if !self.common.is_empty() { (section("common", "Measured in both", &self.common())) }
                 @if !all.is_empty() { (section("tradeoff", "Throughput against memory", &html! {
                     (plot("scatter", "tall", &format!("Chart: throughput in {unit} against memory of each launch of both searches")))
-                    (dot_legend(cap.is_some()))
+                    (dot_legend(&both, cap.is_some()))
                 })) }
                 (section("differences", "What else is different", &html! {
                     @if self.differences.is_empty() { p { "Nothing that is known." } } @else { (beside(&self.differences)) }
@@ -357,15 +358,20 @@ fn ladder_row(rung: &Rung, unit: &str) -> Markup {
                 @if !rung.why.is_empty() && rung.verdict != Verdict::Fit { span class="why" { (rung.why) } }
             }
             td role="cell" class="verdict" { span class=(format!("badge {}", kind(rung.verdict))) { (r.verdict) } }
-            td role="cell" data-head="peak" { (r.peak) }
-            td role="cell" data-head="headroom" { (r.headroom) }
-            td role="cell" data-head=(unit) class="rate" {
+            td role="cell" data-head="peak" class=[none(&r.peak)] { (r.peak) }
+            td role="cell" data-head="headroom" class=[none(&r.headroom)] { (r.headroom) }
+            td role="cell" data-head=(unit) class=(format!("rate {}", none(&r.rate).unwrap_or_default())) {
                 (r.rate)
                 @if rung.share > 0.0 { span class="meter" aria-hidden="true" { (part("used", rung.share)) } }
             }
-            td role="cell" data-head="relative" { (r.relative) }
+            td role="cell" data-head="relative" class=[none(&r.relative)] { (r.relative) }
         }
     }
+}
+
+/// Cells without a figure take no room on a phone.
+fn none(cell: &str) -> Option<&'static str> {
+    (cell == words::NONE).then_some("none")
 }
 
 /// Colour and sign of a verdict.
@@ -392,14 +398,19 @@ fn plot(id: &str, size: &str, label: &str) -> Markup {
     }
 }
 
-fn dot_legend(cap: bool) -> Markup {
+/// Only what is in the chart.
+fn dot_legend(dots: &[Dot], cap: bool) -> Markup {
+    let any = |of: fn(&Dot) -> bool| dots.iter().any(of);
     html! {
         p class="legend" {
-            span { span class="mark dot" {} "fits" }
-            span { span class="mark dot star" {} "winner" }
-            span { span class="mark dot hollow" {} "fits, disturbed" }
-            span { span class="mark cross" {} "does not fit: at least this much" }
-            span { span class="mark line front" {} "nothing is faster with as little memory" }
+            @if any(|d| d.verdict == Verdict::Fit && !d.advice) { span { span class="mark dot" {} "fits" } }
+            @if any(|d| d.winner) { span { span class="mark dot star" {} "winner" } }
+            @if any(|d| d.verdict == Verdict::Disturbed) { span { span class="mark dot hollow" {} "fits, disturbed" } }
+            @if any(|d| d.advice) { span { span class="mark diamond" {} "beyond the bound, for advice" } }
+            @if any(|d| d.rate.is_none()) { span { span class="mark cross" {} "does not fit: at least this much" } }
+            @if dots.iter().filter(|d| d.front).count() > 1 {
+                span { span class="mark line front" {} "nothing is faster with as little memory" }
+            }
             @if cap { span { span class="mark cap" {} "cap" } }
         }
     }
@@ -415,7 +426,7 @@ fn dots(dots: &[Dot], of: &str) -> Vec<Value> {
         .map(|d| {
             json!({
                 "name": format!("{of}{}", d.trial), "what": d.what, "text": d.text, "bytes": d.bytes,
-                "rate": d.rate.map(|r| [r.0, r.1, r.2]), "kind": kind(d.verdict), "front": d.front, "winner": d.winner,
+                "rate": d.rate.map(|r| [r.0, r.1, r.2]), "kind": kind(d.verdict), "front": d.front, "advice": d.advice, "winner": d.winner,
                 "of": of,
             })
         })

@@ -23,11 +23,8 @@ impl Page<'_> {
         );
         out.push('\n');
         for (name, fact) in &self.facts {
-            let name = if name.is_empty() { String::new() } else { format!("**{name}**: ") };
-            let _ = writeln!(out, "- {name}{}", text(fact));
-        }
-        if let Some(parity) = &self.parity {
-            let _ = writeln!(out, "- {}", text(parity));
+            let head = if name.is_empty() { "  - ".to_owned() } else { format!("- **{name}**: ") };
+            let _ = writeln!(out, "{head}{}", text(fact));
         }
         if !self.ladder.is_empty() {
             out += &self.ladder();

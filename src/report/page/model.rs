@@ -86,7 +86,9 @@ pub struct Dot {
     pub rate: Option<(f64, f64, f64)>,
     /// In words: rate, peak.
     pub text: String,
-    /// No other launch is as fast with as little memory.
+    /// It only advises: it is beyond the bound.
+    pub advice: bool,
+    /// No other launch within the bound is as fast with as little memory.
     pub front: bool,
     /// The winner's launch.
     pub winner: bool,
@@ -259,10 +261,11 @@ fn facts(r: &TuneResult) -> Vec<(&'static str, String)> {
         match &r.confirmed {
             Some(c) => {
                 all.push(("", table::confirmed(c, w, r)));
-                all.push(("seen", words::coverage(&c.coverage, c.train_seen)));
+                all.push(("", words::coverage(&c.coverage, c.train_seen)));
             }
             None => all.push(("", "not confirmed in a fresh process: a candidate, not a claim".to_owned())),
         }
+        all.extend(table::trains_alike(w, r).map(|alike| ("", alike)));
     }
     all.extend(r.compared.iter().map(|c| ("compared", table::compared(c))));
     if let Some(f) = &r.failure {
@@ -319,13 +322,8 @@ fn dots(r: &TuneResult, winner: Option<u32>, unit: &str) -> Vec<Dot> {
     if dots.iter().all(|d| d.rate.is_none()) {
         return Vec::new();
     }
-    // What only advises is beyond the bound, so it is no choice.
-    let advice = |n: u32| r.trials.iter().any(|t| t.trial == n && t.purpose == Purpose::Advice);
-    let choices: Vec<(u32, u64, f64)> = dots
-        .iter()
-        .filter(|d| !advice(d.trial))
-        .filter_map(|d| Some((d.trial, d.bytes, d.rate?.0)))
-        .collect();
+    let choices: Vec<(u32, u64, f64)> =
+        dots.iter().filter(|d| !d.advice).filter_map(|d| Some((d.trial, d.bytes, d.rate?.0))).collect();
     let front = front(&choices);
     for d in &mut dots {
         d.front = front.contains(&d.trial);
@@ -355,6 +353,7 @@ fn dot(t: &Trial, unit: &str, winner: bool) -> Option<Dot> {
         bytes,
         rate: rate.map(|x| (x.value, x.interval.0, x.interval.1)),
         text,
+        advice: t.purpose == Purpose::Advice,
         front: false,
         winner,
     })

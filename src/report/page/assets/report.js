@@ -24,7 +24,7 @@
   }
   function tick(n) {
     const [unit, size] = n >= GIB / 2 ? ["GiB", GIB] : ["MiB", MIB];
-    return n === 0 ? "0" : Number((n / size).toFixed(2)) + " " + unit;
+    return n === 0 ? "0" : Number((n / size).toFixed(3)) + " " + unit;
   }
   const seconds = (s) => (s < 9.95 ? s.toFixed(1) : s.toFixed(0)) + " s";
   const plain = (x) => String(Number(x.toPrecision(4)));
@@ -44,12 +44,15 @@
     tip.className = "tip";
     tip.hidden = true;
     const size = () => ({ width: Math.max(place.clientWidth, 200), height: place.clientHeight });
-    const u = new uPlot(
-      { legend: { show: false }, padding: [14, 14, 0, 0], ...size(), ...options, cursor: { drag: { x: false, y: false }, points: { show: false }, ...options.cursor } },
-      columns, place);
-    u.over.append(tip);
     let at = -1;
+    // Where points lie is only known once they are drawn, and is another after each drawing.
     let shown = [];
+    const u = new uPlot({
+      legend: { show: false }, padding: [22, 14, 0, 0], ...size(), ...options,
+      cursor: { drag: { x: false, y: false }, points: { show: false }, ...options.cursor },
+      hooks: { draw: [...(options.draw ? [options.draw] : []), (drawn) => { shown = points(drawn); }] },
+    }, columns, place);
+    u.over.append(tip);
 
     function show(i, speak) {
       const p = shown[i];
@@ -84,8 +87,6 @@
       });
       return along || distance < 60 ? best : -1;
     }
-    const measure = () => { shown = points(u); };
-    measure();
     const moved = (e) => {
       const box = u.over.getBoundingClientRect();
       const i = nearest(e.clientX - box.left, e.clientY - box.top, options.along);
@@ -106,7 +107,7 @@
     place.addEventListener("keydown", pressed);
     place.addEventListener("blur", hide);
     plots.push({
-      resize() { u.setSize(size()); measure(); },
+      resize() { u.setSize(size()); },
       remove() { place.removeEventListener("keydown", pressed); place.removeEventListener("blur", hide); u.destroy(); },
     });
   }
@@ -141,7 +142,7 @@
     const pad = Math.max((right - smallest) * 0.1, right * 0.03);
     const fastest = Math.max(...dots.map((d) => (d.rate ? Math.max(d.rate[0], d.rate[2]) : 0)));
     const ground = colour("ground");
-    const paint = (d) => (d.kind === "bad" ? colour("bad") : d.kind === "unsure" ? colour("unsure") : d.of === "B" ? colour("second") : colour("accent"));
+    const paint = (d) => (d.advice ? colour("soft") : d.kind === "bad" ? colour("bad") : d.kind === "unsure" ? colour("unsure") : d.of === "B" ? colour("second") : colour("accent"));
     const front = (of) => dots.map((d) => (d.front && d.of === of && d.rate ? d.rate[0] : null));
     const line = (stroke) => ({ stroke, width: 1.5, alpha: 0.6, spanGaps: true, points: { show: false }, paths: uPlot.paths.stepped({ align: 1 }) });
 
@@ -155,52 +156,69 @@
         ctx.fillStyle = colour("bad-soft");
         ctx.fillRect(cap, bbox.top, bbox.left + bbox.width - cap, bbox.height);
         dashed(ctx, [cap, bbox.top], [cap, bbox.top + bbox.height], colour("bad"));
-        write(ctx, "cap " + bytes(data.cap), cap - 6 * ratio, bbox.top + 9 * ratio, "right", colour("bad"));
+        write(ctx, "cap " + bytes(data.cap), cap + 2 * ratio, bbox.top - 9 * ratio, "right", colour("bad"));
       } else if (data.cap) {
-        write(ctx, "cap " + bytes(data.cap) + " →", bbox.left + bbox.width - 4 * ratio, bbox.top + 9 * ratio, "right", colour("bad"));
+        write(ctx, "cap " + bytes(data.cap) + " →", bbox.left + bbox.width, bbox.top - 9 * ratio, "right", colour("bad"));
       }
-      // The winner last, on top of the others.
-      for (const d of dots.slice().sort((a, b) => a.winner - b.winner)) {
-        const px = x(d.bytes);
-        const py = y(d.rate ? d.rate[0] : 0);
-        ctx.save();
-        ctx.strokeStyle = ctx.fillStyle = paint(d);
+      const marks = dots.map((d) => ({ d, px: x(d.bytes), py: y(d.rate ? d.rate[0] : 0) }));
+      // The winner last, on top of the others; its name first, for not every name finds room.
+      marks.sort((a, b) => a.d.winner - b.d.winner).forEach((m) => mark(ctx, m, y));
+      names(ctx, marks.slice().reverse());
+    }
+
+    function mark(ctx, { d, px, py }, y) {
+      const ratio = devicePixelRatio;
+      ctx.save();
+      ctx.strokeStyle = ctx.fillStyle = paint(d);
+      ctx.lineWidth = 2 * ratio;
+      ctx.beginPath();
+      if (!d.rate) {
+        const r = 4.5 * ratio;
+        ctx.moveTo(px - r, py - r); ctx.lineTo(px + r, py + r);
+        ctx.moveTo(px - r, py + r); ctx.lineTo(px + r, py - r);
+        ctx.stroke();
+      } else {
+        ctx.lineWidth = 1.5 * ratio;
+        ctx.moveTo(px, y(d.rate[1])); ctx.lineTo(px, y(d.rate[2]));
+        ctx.stroke();
         ctx.lineWidth = 2 * ratio;
         ctx.beginPath();
-        if (!d.rate) {
-          const r = 4.5 * ratio;
-          ctx.moveTo(px - r, py - r); ctx.lineTo(px + r, py + r);
-          ctx.moveTo(px - r, py + r); ctx.lineTo(px + r, py - r);
-          ctx.stroke();
-        } else {
-          ctx.lineWidth = 1.5 * ratio;
-          ctx.moveTo(px, y(d.rate[1])); ctx.lineTo(px, y(d.rate[2]));
-          ctx.stroke();
-          ctx.lineWidth = 2 * ratio;
+        const r = (d.winner ? 6 : 5) * ratio;
+        if (d.advice) { ctx.moveTo(px, py - r); ctx.lineTo(px + r, py); ctx.lineTo(px, py + r); ctx.lineTo(px - r, py); ctx.closePath(); }
+        else ctx.arc(px, py, r, 0, 2 * Math.PI);
+        if (d.advice || d.kind === "unsure") { ctx.fillStyle = ground; ctx.fill(); ctx.stroke(); } else ctx.fill();
+        if (d.winner) {
           ctx.beginPath();
-          ctx.arc(px, py, (d.winner ? 6 : 5) * ratio, 0, 2 * Math.PI);
-          if (d.kind === "unsure") { ctx.fillStyle = ground; ctx.fill(); ctx.stroke(); } else ctx.fill();
-          if (d.winner) {
-            ctx.beginPath();
-            ctx.arc(px, py, 10 * ratio, 0, 2 * Math.PI);
-            ctx.stroke();
-          }
+          ctx.arc(px, py, 10 * ratio, 0, 2 * Math.PI);
+          ctx.stroke();
         }
-        ctx.restore();
-        const above = d.rate ? -(d.winner ? 19 : 15) : -14;
-        write(ctx, d.name, px, py + above * ratio, "center", d.winner ? colour("accent") : colour("soft"));
+      }
+      ctx.restore();
+    }
+
+    // A name beside its mark, where it covers no other mark and no other name; else the tip has it.
+    function names(ctx, marks) {
+      const ratio = devicePixelRatio;
+      const taken = marks.map(({ d, px, py }) => [px, py, (d.winner ? 11 : 6) * ratio, (d.winner ? 11 : 6) * ratio]);
+      for (const { d, px, py } of marks) {
+        const [wide, far] = [(4 * d.name.length + 1) * ratio, (d.winner ? 19 : 14) * ratio];
+        const room = [[0, -far], [0, far], [far + wide / 2, 0], [-far - wide / 2, 0], [far, -far], [-far, -far]].find(([dx, dy]) =>
+          taken.every(([tx, ty, tw, th]) => Math.abs(px + dx - tx) > wide + tw || Math.abs(py + dy - ty) > 6 * ratio + th));
+        if (!room) continue;
+        taken.push([px + room[0], py + room[1], wide, 6 * ratio]);
+        write(ctx, d.name, px + room[0], py + room[1], "center", d.winner ? paint(d) : colour("soft"));
       }
     }
 
     chart(place, {
       scales: { x: { time: false, range: [Math.max(0, smallest - pad), right + pad] }, y: { range: [0, fastest * 1.16] } },
       axes: [
-        axis({ label: data.memory_name + " (peak)", size: 34, space: 80, incrs: BYTE_STEPS, values: (_, s) => s.map(tick) }),
+        axis({ label: data.memory_name + " (peak)", size: 34, space: 100, incrs: BYTE_STEPS, values: (_, s) => s.map(tick) }),
         axis({ label: data.unit, size: 52, values: (_, s) => s.map(plain) }),
       ],
-      series: [{}, line(colour("accent")), line(colour("second"))],
       // Both of a comparison have their own front.
-      hooks: { draw: [draw] },
+      series: [{}, line(colour("accent")), line(colour("second"))],
+      draw,
       cursor: { x: true, y: true },
     }, [dots.map((d) => d.bytes), front(dots.some((d) => d.of) ? "A" : ""), front("B")], (u) => dots.map((d) => ({
       left: u.valToPos(d.bytes, "x"), top: u.valToPos(d.rate ? d.rate[0] : 0, "y"),
@@ -244,14 +262,14 @@
     }
     chart(place, {
       along: true,
-      padding: [6, 8, 0, 0],
+      padding: [6, 14, 0, 0],
       scales: { x: { time: false, range: [0, t.at[t.at.length - 1]] }, y: { range: [0, top] } },
       axes: [
         axis({ size: 24, gap: 4, space: 70, values: (_, s) => s.map((v) => plain(v) + " s") }),
         axis({ size: 58, space: 36, incrs: BYTE_STEPS, values: (_, s) => s.map(tick) }),
       ],
       series,
-      hooks: { draw: [draw] },
+      draw,
       cursor: { y: false },
     }, columns, (u) => columns[0].flatMap((at, i) => (columns[1][i] == null ? [] : [{
       left: u.valToPos(at, "x"), top: u.valToPos(columns[1][i], "y"), head: bytes(columns[1][i]),

@@ -92,7 +92,7 @@ impl Page<'_> {
         );
         html! {
             (plot("scatter", "tall", &label))
-            (dot_legend(&self.dots, self.cap().is_some()))
+            (dot_legend(&self.dots, &[], self.cap().is_some()))
         }
     }
 
@@ -230,7 +230,7 @@ impl Page<'_> {
                     td role="cell" { (words::duration(t.total())) }
                 } } }
             } }))
-            p class="note" { (words::duration(launches)) " in launches, " (words::duration(beside)) " beside them." }
+            p class="note" { (words::duration(launches)) " in launches" @if beside >= 0.05 { ", " (words::duration(beside)) " beside them" } "." }
         }
     }
 
@@ -267,7 +267,6 @@ impl Comparison<'_> {
         let unit = a.unit;
         // Rates of another unit have no place on the same axis.
         let of_b: &[Dot] = if b.unit == unit { &b.dots } else { &[] };
-        let both = [&a.dots, of_b].concat();
         let all = [dots(&a.dots, "A"), dots(of_b, "B")].concat();
         let memory_name = if a.memory_name() == b.memory_name() { a.memory_name() } else { "memory" };
         let cap = (a.result.cap.bytes == b.result.cap.bytes).then_some(a.result.cap.bytes).flatten();
@@ -284,7 +283,7 @@ impl Comparison<'_> {
                 @if !self.common.is_empty() { (section("common", "Measured in both", &self.common())) }
                 @if !all.is_empty() { (section("tradeoff", "Throughput against memory", &html! {
                     (plot("scatter", "tall", &format!("Chart: throughput in {unit} against memory of each launch of both searches")))
-                    (dot_legend(&both, cap.is_some()))
+                    (dot_legend(&a.dots, of_b, cap.is_some()))
                 })) }
                 (section("differences", "What else is different", &html! {
                     @if self.differences.is_empty() { p { "Nothing that is known." } } @else { (beside(&self.differences)) }
@@ -398,17 +397,23 @@ fn plot(id: &str, size: &str, label: &str) -> Markup {
     }
 }
 
-/// Only what is in the chart.
-fn dot_legend(dots: &[Dot], cap: bool) -> Markup {
-    let any = |of: fn(&Dot) -> bool| dots.iter().any(of);
+/// Only what is in the chart; `others` are those of a second search.
+fn dot_legend(dots: &[Dot], others: &[Dot], cap: bool) -> Markup {
+    let any = |of: fn(&Dot) -> bool| dots.iter().chain(others).any(of);
+    let front = |dots: &[Dot]| dots.iter().filter(|d| d.front).count() > 1;
     html! {
         p class="legend" {
-            @if any(|d| d.verdict == Verdict::Fit && !d.advice) { span { span class="mark dot" {} "fits" } }
+            @if others.is_empty() {
+                span { span class="mark dot" {} "fits" }
+            } @else {
+                span { span class="mark dot" {} "fits, of A" }
+                span { span class="mark dot second" {} "fits, of B" }
+            }
             @if any(|d| d.winner) { span { span class="mark dot star" {} "winner" } }
             @if any(|d| d.verdict == Verdict::Disturbed) { span { span class="mark dot hollow" {} "fits, disturbed" } }
             @if any(|d| d.advice) { span { span class="mark diamond" {} "beyond the bound, for advice" } }
             @if any(|d| d.rate.is_none()) { span { span class="mark cross" {} "does not fit: at least this much" } }
-            @if dots.iter().filter(|d| d.front).count() > 1 {
+            @if front(dots) || front(others) {
                 span { span class="mark line front" {} "nothing is faster with as little memory" }
             }
             @if cap { span { span class="mark cap" {} "cap" } }

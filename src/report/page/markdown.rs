@@ -32,8 +32,8 @@ impl Page<'_> {
         if let Some(losses) = &self.losses {
             out += &loss_table(losses);
         }
-        out += &self.time();
         out += &commands(&self.commands);
+        out += &self.time();
         out += &self.rest();
         out
     }
@@ -72,14 +72,15 @@ impl Page<'_> {
         let (launches, beside) = self.seconds();
         let sum = |of: fn(&super::model::TimeUse) -> f64| self.times.iter().map(of).sum::<f64>();
         let (start, measured, rest) = (sum(|t| t.start.unwrap_or(0.0)), sum(|t| t.measured), sum(|t| t.rest));
+        let beside =
+            if beside < 0.05 { String::new() } else { format!(", {} beside them", words::duration(beside)) };
         format!(
-            "\n**Time**: {} in launches ({} until the first step, {} of measured steps, {} of warm-up, other phases and \
-             ends), {} beside them.\n",
+            "\nTime: {} in launches ({} until the first step, {} of measured steps, {} of warm-up, other phases and \
+             ends){beside}.\n",
             words::duration(launches),
             words::duration(start),
             words::duration(measured),
-            words::duration(rest),
-            words::duration(beside)
+            words::duration(rest)
         )
     }
 

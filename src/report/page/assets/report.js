@@ -160,10 +160,10 @@
       } else if (data.cap) {
         write(ctx, "cap " + bytes(data.cap) + " →", bbox.left + bbox.width, bbox.top - 9 * ratio, "right", colour("bad"));
       }
-      const marks = dots.map((d) => ({ d, px: x(d.bytes), py: y(d.rate ? d.rate[0] : 0) }));
+      const marks = dots.map((d) => ({ d, px: x(d.bytes), py: y(d.rate ? d.rate[0] : 0), bar: d.rate ? [y(d.rate[2]), y(d.rate[1])] : null }));
       // The winner last, on top of the others; its name first, for not every name finds room.
       marks.sort((a, b) => a.d.winner - b.d.winner).forEach((m) => mark(ctx, m, y));
-      names(ctx, marks.slice().reverse());
+      names(ctx, marks.slice().reverse(), bbox.top + bbox.height);
     }
 
     function mark(ctx, { d, px, py }, y) {
@@ -197,13 +197,14 @@
     }
 
     // A name beside its mark, where it covers no other mark and no other name; else the tip has it.
-    function names(ctx, marks) {
+    function names(ctx, marks, floor) {
       const ratio = devicePixelRatio;
       const taken = marks.map(({ d, px, py }) => [px, py, (d.winner ? 11 : 6) * ratio, (d.winner ? 11 : 6) * ratio]);
+      taken.push(...marks.filter((m) => m.bar).map(({ px, bar: [top, foot] }) => [px, (top + foot) / 2, ratio, (foot - top) / 2]));
       for (const { d, px, py } of marks) {
         const [wide, far] = [(4 * d.name.length + 1) * ratio, (d.winner ? 19 : 14) * ratio];
         const room = [[0, -far], [0, far], [far + wide / 2, 0], [-far - wide / 2, 0], [far, -far], [-far, -far]].find(([dx, dy]) =>
-          taken.every(([tx, ty, tw, th]) => Math.abs(px + dx - tx) > wide + tw || Math.abs(py + dy - ty) > 6 * ratio + th));
+          py + dy < floor && taken.every(([tx, ty, tw, th]) => Math.abs(px + dx - tx) > wide + tw || Math.abs(py + dy - ty) > 6 * ratio + th));
         if (!room) continue;
         taken.push([px + room[0], py + room[1], wide, 6 * ratio]);
         write(ctx, d.name, px + room[0], py + room[1], "center", d.winner ? paint(d) : colour("soft"));

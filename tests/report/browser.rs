@@ -63,7 +63,7 @@ impl Browser {
         let mut command = Command::new(&program);
         command
             .args([
-                "--headless=new",
+                "--headless",
                 "--remote-debugging-pipe",
                 "--no-sandbox",
                 "--disable-gpu",

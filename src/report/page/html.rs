@@ -20,7 +20,7 @@ impl Page<'_> {
             header class="wide" {
                 p class="brand" { "autofit" span { "report" } }
                 h1 { (self.headline) }
-                p class="command" { code { (shell_words::join(&r.command)) } }
+                p class="command" { (command(&shell_words::join(&r.command))) }
                 p class="reason" { (r.reason) }
                 (figures(&self.figures))
             }
@@ -144,7 +144,7 @@ impl Page<'_> {
                 (scroll("Memory over time, in figures", &html! { table {
                     thead { tr {
                         th scope="col" { "#" } th scope="col" { "what changed" } th scope="col" { "highest" } th scope="col" { "after" }
-                        th scope="col" { "first step after" } th scope="col" { "at the end" }
+                        th scope="col" { "first step after" }
                         @if device { th scope="col" { "host, highest" } }
                         @if allocator { th scope="col" { "allocated" } th scope="col" { "reserved" } }
                     } }
@@ -154,7 +154,6 @@ impl Page<'_> {
                         tr {
                             td { (t.trial) } th scope="row" { (t.what) } td { (Bytes(peak)) } td { (words::duration(at)) }
                             td { (t.first_step.map_or_else(|| words::NONE.to_owned(), words::duration)) }
-                            td { (words::bytes(shown(t).last().copied())) }
                             @if device { td { (words::bytes(last(&t.memory.host))) } }
                             @if allocator {
                                 td { (words::bytes(a.and_then(|a| last(&a.allocated)))) }
@@ -275,8 +274,8 @@ impl Comparison<'_> {
             header class="wide" {
                 p class="brand" { "autofit" span { "comparison" } }
                 h1 { (capital(&self.headline)) }
-                p class="command" { b { "A" } " " code { (shell_words::join(&a.result.command)) } }
-                p class="command" { b { "B" } " " code { (shell_words::join(&b.result.command)) } }
+                p class="command" { b { "A" } " " (command(&shell_words::join(&a.result.command))) }
+                p class="command" { b { "B" } " " (command(&shell_words::join(&b.result.command))) }
             }
             main class="wide" {
                 (section("result", "Beside each other", &beside(&self.rows)))
@@ -339,11 +338,16 @@ fn commands(commands: &[Command]) -> Markup {
         ul class="commands" { @for c in commands { li {
             span class="does" { (c.what) }
             span class="line" {
-                code { (c.line) }
+                (command(&c.line))
                 button type="button" data-copy aria-label=(format!("Copy: {}", c.what)) hidden { "Copy" }
             }
         } } }
     }
+}
+
+/// Broken between words, for `--` at the end of a line would belong to nothing.
+fn command(line: &str) -> Markup {
+    html! { code { @for (i, word) in line.split(' ').enumerate() { @if i > 0 { " " } span { (word) } } } }
 }
 
 fn ladder_row(rung: &Rung, unit: &str) -> Markup {
@@ -404,7 +408,7 @@ fn dot_legend(dots: &[Dot], others: &[Dot], cap: bool) -> Markup {
     html! {
         p class="legend" {
             @if others.is_empty() {
-                span { span class="mark dot" {} "fits" }
+                @if any(|d| d.verdict == Verdict::Fit && !d.advice) { span { span class="mark dot" {} "fits" } }
             } @else {
                 span { span class="mark dot" {} "fits, of A" }
                 span { span class="mark dot second" {} "fits, of B" }

@@ -22,9 +22,10 @@
     }
     return n + " B";
   }
-  function tick(n) {
-    const [unit, size] = n >= GIB / 2 ? ["GiB", GIB] : ["MiB", MIB];
-    return n === 0 ? "0" : Number((n / size).toFixed(3)) + " " + unit;
+  // One unit along an axis.
+  function byteTicks(_, splits) {
+    const [unit, size] = Math.max(...splits) >= GIB ? ["GiB", GIB] : ["MiB", MIB];
+    return splits.map((n) => (n === 0 ? "0" : Number((n / size).toFixed(3)) + " " + unit));
   }
   const seconds = (s) => (s < 9.95 ? s.toFixed(1) : s.toFixed(0)) + " s";
   const plain = (x) => String(Number(x.toPrecision(4)));
@@ -214,7 +215,7 @@
     chart(place, {
       scales: { x: { time: false, range: [Math.max(0, smallest - pad), right + pad] }, y: { range: [0, fastest * 1.16] } },
       axes: [
-        axis({ label: data.memory_name + " (peak)", size: 34, space: 100, incrs: BYTE_STEPS, values: (_, s) => s.map(tick) }),
+        axis({ label: data.memory_name + " (peak)", size: 34, space: 100, incrs: BYTE_STEPS, values: byteTicks }),
         axis({ label: data.unit, size: 52, values: (_, s) => s.map(plain) }),
       ],
       // Both of a comparison have their own front.
@@ -267,7 +268,7 @@
       scales: { x: { time: false, range: [0, t.at[t.at.length - 1]] }, y: { range: [0, top] } },
       axes: [
         axis({ size: 24, gap: 4, space: 70, values: (_, s) => s.map((v) => plain(v) + " s") }),
-        axis({ size: 58, space: 36, incrs: BYTE_STEPS, values: (_, s) => s.map(tick) }),
+        axis({ size: 58, space: 36, incrs: BYTE_STEPS, values: byteTicks }),
       ],
       series,
       draw,

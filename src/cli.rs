@@ -456,6 +456,16 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_of_one_search_or_of_two() {
+        let places = |line: &str| match request(line) {
+            Ok(Request::Report(r)) => r.places.len(),
+            _ => panic!("not report: {line}"),
+        };
+        assert_eq!((places("report"), places("report a"), places("report a b --out c")), (0, 1, 2));
+        assert!(message("report a b c").contains("unexpected value 'c'"));
+    }
+
+    #[test]
     fn sizes_and_times_are_checked() {
         assert!(message("--memory-cap lots -- x").contains("24GiB"));
         assert!(message("--budget soon -- x").contains("90s"));

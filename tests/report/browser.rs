@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 /// Where it may be, in the order in which it is looked for.
@@ -17,7 +18,7 @@ const NAMES: [&str; 5] =
     ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
 /// A page is drawn in a fraction of a second; a busy machine gets this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The browser with one page.
 pub struct Browser {
@@ -234,6 +235,11 @@ impl Browser {
     }
 
     fn read(&mut self) -> Value {
+        if self.from.buffer().is_empty() {
+            let answers = PollFd::new(self.from.get_ref().as_fd(), PollFlags::POLLIN);
+            let patience = PollTimeout::try_from(PATIENCE).unwrap();
+            assert!(poll(&mut [answers], patience).unwrap() > 0, "the browser says nothing any more");
+        }
         let mut bytes = Vec::new();
         self.from.read_until(0, &mut bytes).unwrap();
         bytes.pop();

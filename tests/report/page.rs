@@ -45,6 +45,7 @@ fn a_report_is_drawn_read_and_walked_through_and_asks_nobody() {
     pointer_finds_the_winner(&mut browser);
     keys_go_through_the_points(&mut browser);
     everything_has_a_name(&mut browser);
+    commands_can_be_copied(&mut browser);
     looks(&mut browser, &rescue, "rescue");
     browser.view(DESK);
     browser.print(&pictures().join("rescue.pdf"));
@@ -156,6 +157,13 @@ fn everything_has_a_name(browser: &mut Browser) {
     let headings = browser.eval("[...document.querySelectorAll('h1, h2, h3')].map(h => h.tagName).join(' ')");
     assert!(headings.as_str().unwrap().starts_with("H1 H2") && !headings.as_str().unwrap().contains("H1 H3"));
     assert_eq!(browser.eval("document.querySelectorAll('[id]').length === new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"), json!(true));
+}
+
+/// A command is copied, or selected where the browser lets nobody copy.
+fn commands_can_be_copied(browser: &mut Browser) {
+    browser.eval("document.querySelector('[data-copy]').click()");
+    browser.until("['Copied', 'Selected'].includes(document.querySelector('[data-copy]').textContent)");
+    browser.until("document.querySelector('[data-copy]').textContent === 'Copy'");
 }
 
 /// Light, dark and on a phone: nothing is wider than the screen, the text can be read, and a picture is kept.

@@ -124,7 +124,10 @@ impl Search {
     }
 
     fn summary(&self, id: &str) -> SummaryInput {
-        let ours = ["autofit", "--memory-cap", "1.5GiB", "--"].map(str::to_owned);
+        let ours: &[&str] = match self.device {
+            Device::Cpu => &["autofit", "--memory-cap", "1.5GiB", "--"],
+            Device::Cuda => &["autofit", "--"],
+        };
         let gpu = Accelerator {
             name: "NVIDIA L4".into(),
             memory_bytes: 24 << 30,
@@ -134,11 +137,14 @@ impl Search {
             id: id.to_owned(),
             status: self.status,
             reason: match self.winner {
-                Some(_) => "the fastest of 10 launches was confirmed in a fresh process".into(),
+                Some(_) => {
+                    let launches = self.observations.len();
+                    format!("the fastest of {launches} launches was confirmed in a fresh process")
+                }
                 None => String::new(),
             },
             command: self.command.clone(),
-            invocation: ours.into_iter().chain(self.command.iter().cloned()).collect(),
+            invocation: ours.iter().map(ToString::to_string).chain(self.command.iter().cloned()).collect(),
             directory: "/home/ada/project".into(),
             device: self.device,
             machine: Machine {

@@ -315,7 +315,7 @@ impl Search {
             seconds,
             tail: vec![],
             inspection: None,
-            ranks: BTreeMap::new(),
+            ranks: Vec::new(),
         }
     }
 }

@@ -117,6 +117,9 @@ pub enum Record {
         /// Of several ranks: the script's line that runs now, `train.py:41`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<String>,
+        /// Of several ranks: CPU seconds of the process so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cpu: Option<f64>,
     },
     /// What the first `parity_steps` steps have made of the model.
     Parity(AfterSteps),

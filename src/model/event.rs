@@ -118,6 +118,9 @@ pub enum Record {
         /// Of several ranks: the script's line that runs now, `train.py:41`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<String>,
+        /// Of several ranks: CPU seconds of the process so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cpu: Option<f64>,
     },
     /// What training does, once a second, where it is only watched.
     Pulse(Pulse),

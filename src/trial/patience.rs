@@ -14,8 +14,11 @@ const STALL_FACTOR: f64 = 30.0;
 /// A step may always take this long.
 const STALL_FLOOR: Duration = Duration::from_secs(60);
 
-/// The same for several ranks, which wait for each other: what is stalled there holds all of them.
-const STALL_FLOOR_OF_RANKS: Duration = Duration::from_secs(20);
+/// The same where all of several ranks do nothing: one is stalled, and the others wait for it.
+const STALL_FLOOR_OF_IDLE_RANKS: Duration = Duration::from_secs(20);
+
+/// A rank that uses less of a core than this does nothing.
+const IDLE: f64 = 0.05;
 
 /// One rank's agent may be this long silent while another's beats.
 const RANK_SILENCE: Duration = Duration::from_secs(20);
@@ -40,6 +43,32 @@ fn compiling(settings: &Configuration) -> Duration {
     }
 }
 
+/// One rank's signs of life, in seconds since the launch.
+#[derive(Debug, Clone, Copy)]
+struct Rank {
+    /// The last of them.
+    heard: f64,
+    /// The last that showed it at work.
+    busy: f64,
+    /// CPU seconds at the last heartbeat.
+    cpu: Option<f64>,
+}
+
+impl Rank {
+    fn new(now: f64) -> Self {
+        Self { heard: now, busy: now, cpu: None }
+    }
+
+    fn beat(&mut self, cpu: Option<f64>, now: f64) {
+        let used = self.cpu.zip(cpu).map(|(before, cpu)| cpu - before);
+        // Who does not say is not held to be idle.
+        if used.is_none_or(|used| used > IDLE * (now - self.heard)) {
+            self.busy = now;
+        }
+        (self.heard, self.cpu) = (now, cpu);
+    }
+}
+
 /// The clock of one trial, in seconds since its launch.
 #[derive(Debug, Clone, Default)]
 pub struct Patience {
@@ -47,8 +76,8 @@ pub struct Patience {
     pub timeout: Option<Duration>,
     /// Several ranks: one that stalls or is out of memory hangs the others.
     pub several_ranks: bool,
-    /// When each rank that trains was last heard; one that has said its last word is taken out.
-    ranks: BTreeMap<u32, f64>,
+    /// Each rank that trains; one that has said its last word is taken out.
+    ranks: BTreeMap<u32, Rank>,
     /// What a step may take longer because something is compiled in it.
     compiling: Duration,
     last_record: f64,
@@ -73,11 +102,9 @@ impl Patience {
                 self.ranks.remove(&rank);
             }
             // Who does not train has no heartbeat.
-            Record::Heartbeat { .. } => {
-                self.ranks.insert(rank, now);
-            }
+            Record::Heartbeat { cpu, .. } => self.ranks.entry(rank).or_insert(Rank::new(now)).beat(*cpu, now),
             _ => {
-                self.ranks.entry(rank).and_modify(|at| *at = now);
+                self.ranks.entry(rank).and_modify(|r| r.heard = now);
             }
         }
         match record {
@@ -125,13 +152,15 @@ impl Patience {
             return Some(ProcessEnd::RankLost);
         }
         let last_step = self.last_step?;
-        if self.several_ranks && self.ranks.values().any(|at| now - at > RANK_SILENCE.as_secs_f64()) {
+        if self.several_ranks && self.ranks.values().any(|r| now - r.heard > RANK_SILENCE.as_secs_f64()) {
             return Some(ProcessEnd::RankLost);
         }
         if now - self.last_record > SILENCE.as_secs_f64() {
             return Some(ProcessEnd::Hung);
         }
-        let floor = if self.several_ranks { STALL_FLOOR_OF_RANKS } else { STALL_FLOOR };
+        let idle_floor = STALL_FLOOR_OF_IDLE_RANKS.as_secs_f64();
+        let idle = self.several_ranks && self.ranks.values().all(|r| now - r.busy > idle_floor);
+        let floor = if idle { STALL_FLOOR_OF_IDLE_RANKS } else { STALL_FLOOR };
         let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(floor.as_secs_f64());
         let allowed = allowed + self.compiling.as_secs_f64();
         (!self.in_phase && now - last_step > allowed).then_some(ProcessEnd::Hung)
@@ -205,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_rank_that_is_silent_while_another_beats_is_lost() {
-        let beat = Record::Heartbeat { step: 1, place: None };
+        let beat = Record::Heartbeat { step: 1, place: None, cpu: None };
         let end = Record::End { reason: crate::model::event::EndReason::ScriptEnd, error: None };
         let mut p = Patience { several_ranks: true, ..Patience::default() };
         p.step(1.0);
@@ -220,12 +249,21 @@ mod tests {
     }
 
     #[test]
-    fn several_ranks_that_stand_still_are_given_less_time() {
-        let mut p = Patience { several_ranks: true, ..Patience::default() };
-        p.step(1.0);
-        p.step(1.1);
-        p.record(22.0);
-        assert_eq!(p.verdict(21.0), None);
-        assert_eq!(p.verdict(22.0), Some(ProcessEnd::Hung));
+    fn several_ranks_that_all_do_nothing_are_given_less_time() {
+        let verdict = |second_rank_works: f64| {
+            let mut p = Patience { several_ranks: true, ..Patience::default() };
+            p.step(1.0);
+            p.step(1.1);
+            for beat in 1..20 {
+                let now = 2.0 * f64::from(beat);
+                for (rank, share) in [(0, 0.01), (1, second_rank_works)] {
+                    let cpu = Some(share * now);
+                    p.hear(rank, &Record::Heartbeat { step: 2, place: None, cpu }, now);
+                }
+            }
+            p.verdict(38.0)
+        };
+        assert_eq!(verdict(0.01), Some(ProcessEnd::Hung));
+        assert_eq!(verdict(0.8), None, "one computes, and the other waits for it");
     }
 }

@@ -194,7 +194,9 @@ def shared(strategy, make, loader, loss_of, options, **settings):
     with agent({"strategy": strategy, **settings}, ranks=PLACE) as tuned:
         result = train(make, loader(), loss_of, **options)
         tuned.session.flush()
-        return result, tuned.knob("strategy"), tuned.of("fault")
+        sharding = tuned.session.knobs.get("strategy").sharding
+        old = [one for one, _ in sharding._new.values() if one() is not None] if sharding is not None else []
+        return result, tuned.knob("strategy"), tuned.of("fault"), len(old)
 
 
 def main():
@@ -207,7 +209,7 @@ def main():
         for strategy in strategies:
             if strategy not in wanted(name):
                 continue
-            found, report, faults = shared(strategy, make, loader, loss_of, options)
+            found, report, faults, old = shared(strategy, make, loader, loss_of, options)
             whole = all(type(v) is torch.Tensor for v in found[1].values())
             # What was saved loads back into the plain script.
             plain = make()
@@ -224,6 +226,7 @@ def main():
                 "finite": all(math.isfinite(v) for v in found[0]),
                 "whole": whole,
                 "report": report,
+                "old": old,
                 "faults": faults,
             }
             print("CASE " + json.dumps(line), flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import unittest
 
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
@@ -32,6 +33,8 @@ class Equality(unittest.TestCase):
                 self.assertEqual(case["report"]["effective"], case["strategy"], case["report"])
                 self.assertTrue(case["whole"], "what is saved is not sharded")
                 self.assertTrue(case["finite"])
+                if "list taken early" not in case["case"]:
+                    self.assertEqual(case["old"], 0, "whole parameters are kept beside the sharded ones")
                 self.assertGreater(case["steps"], 6)
                 for figure, most in (
                     ("losses", 2e-6),
@@ -43,6 +46,54 @@ class Equality(unittest.TestCase):
             seen.setdefault(name, set()).add(case["rank"])
         self.assertEqual(len(seen), 27)
         self.assertEqual(set(map(frozenset, seen.values())), {frozenset({0, 1})})
+
+
+WRITES = """
+import os, shutil, sys, tempfile
+from pathlib import Path
+os.makedirs("out/deep")
+with open("out/deep/log.txt", "a") as log:
+    log.write("x")
+Path("out/note.txt").write_text("x")
+open("kept.txt", "w").close()
+os.remove("kept.txt")
+os.rename("kept.txt", "moved.txt")
+shutil.copy("kept.txt", "copy.txt")
+shutil.rmtree("folder", True)
+shutil.rmtree("folder", ignore_errors=True)
+os.symlink("kept.txt", "link")
+try:
+    open("missing.txt")
+except FileNotFoundError:
+    pass
+assert Path("kept.txt").read_text() == "mine"
+with tempfile.TemporaryDirectory(dir=os.environ["TMPDIR"]) as private:
+    os.makedirs(private + "/a")
+    with open(private + "/a/b", "w") as file:
+        file.write("x")
+    assert Path(private, "a", "b").read_text() == "x"
+assert not os.path.exists(private)
+print("nobody sees this")
+print("nor this", file=sys.stderr)
+raise KeyError("but this")
+"""
+
+
+class Followers(AgentTest):
+    """Ranks other than the first."""
+
+    def test_nothing_of_the_users_is_written_or_printed(self):
+        self.write("kept.txt", "mine")
+        os.mkdir(os.path.join(self.folder, "folder"))
+        private = tempfile.mkdtemp(prefix="autofit-private-")
+        self.addCleanup(os.rmdir, private)
+        settings = {"settings": {"strategy": "ddp"}, "ways": {"strategy": "agent"}}
+        place = {"RANK": "1", "WORLD_SIZE": "2", "TMPDIR": private}
+        result = self.launch(WRITES, mode="run", env=place, **settings)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["folder", "kept.txt", "script.py", "trial"])
+        self.assertEqual(result.out, "")
+        self.assertTrue(result.err.startswith("Traceback"), result.err)
+        self.assertTrue(result.err.rstrip().endswith("KeyError: 'but this'"), result.err)
 
 
 SCRIPT = """
@@ -67,6 +118,9 @@ for epoch in range(3):
         log.write(f"{epoch}\\n")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "out/new.pt")
     os.replace("out/new.pt", "out/last.pt")
+    if epoch == 2:
+        torch.save(model.state_dict(), "out/best.pt")
+        model.load_state_dict(torch.load("out/best.pt"))
 print("END", file=sys.stderr)
 """
 

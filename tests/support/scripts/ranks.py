@@ -34,8 +34,6 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for step in range(100_000):
     if mine and step == 12 and HOW == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if mine and step == 12 and HOW == "stopped":
-        os.kill(os.getpid(), signal.SIGSTOP)
     if mine and step == 12 and HOW == "stalls":
         time.sleep(1000)
     if mine and HOW == "slow":

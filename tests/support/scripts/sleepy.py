@@ -1,4 +1,4 @@
-"""Training whose model takes its time for every sample: two processes with half of a batch each take half of it."""
+"""Training whose model takes its time for every sample: two processes take half of it each."""
 
 import sys
 import time

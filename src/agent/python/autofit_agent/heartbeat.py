@@ -28,7 +28,7 @@ def _beat(session, main):
     while session.state == "training":
         fields = {"step": session.steps}
         if roles.world_size() > 1:
-            fields["place"] = _place(main)
+            fields["place"], fields["cpu"] = _place(main), round(time.process_time(), 3)
         session.emit("heartbeat", **fields)
         time.sleep(EVERY)
 

@@ -3,7 +3,7 @@
 import zlib
 
 from .. import seeds
-from . import layout
+from . import layout, saving
 
 ALONE = (None, "single")
 
@@ -23,6 +23,7 @@ def install(session):
         # A script that sets no seed begins anywhere, but all of its ranks must begin at the same place.
         session.plan.seed = zlib.crc32(place.run.encode())
         seeds.install(session)
+    saving.install(place)
     if place.rank > 0:
         from . import followers
 

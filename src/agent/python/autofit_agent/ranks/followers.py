@@ -9,6 +9,7 @@ An exception that ends the script is still printed: which rank had it may be wha
 """
 
 import builtins
+import functools
 import io
 import os
 import shutil
@@ -16,20 +17,18 @@ import sys
 import tempfile
 import time
 
-from .. import imports, patches
+from .. import patches
 
 _TRACKERS = {"WANDB_MODE": "disabled", "COMET_MODE": "disabled", "NEPTUNE_MODE": "debug"}
 FIRST_SPEAKS = 3.0  # seconds
 _kept = []  # the descriptor of standard error
 _CACHES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
-# Of os: what changes files, and what of shutil does more than call these.
-_OS = ("mkdir", "remove", "unlink", "rmdir", "rename", "replace", "symlink", "link", "truncate", "chmod")
-_SHUTIL = ("rmtree", "copyfile", "copymode", "copystat", "copy", "copy2", "copytree", "move")
-_SAVERS = (
-    ("torch.serialization", "save"),
-    ("torch", "save"),
-    ("safetensors.torch", "save_file"),
-    ("safetensors.torch", "save_model"),
+# What changes files: the module, where the path stands that is changed, names.
+_CHANGES = (
+    (os, 0, ("mkdir", "remove", "unlink", "rmdir", "rename", "replace", "truncate", "chmod", "utime")),
+    (os, 1, ("symlink", "link")),
+    (shutil, 0, ("rmtree",)),
+    (shutil, 1, ("copyfile", "copymode", "copystat", "copy", "copy2", "copytree", "move")),
 )
 
 
@@ -50,12 +49,10 @@ def install(session):
 
     for owner in (builtins, io):
         patches.replace(owner, "open", lambda original: _opening(original, is_private))
-    for name in _OS:
-        patches.replace(os, name, lambda original: _unless_private(original, is_private))
-    for name in _SHUTIL:
-        patches.replace(shutil, name, lambda original: _unless_private(original, is_private, -1))
-    for module, name in _SAVERS:
-        imports.on_import(module, lambda found, name=name: _no_save(found, name))
+    for owner, place, names in _CHANGES:
+        for name in names:
+            make = functools.partial(_unless_private, is_private=is_private, place=place)
+            patches.replace(owner, name, make)
 
 
 def stop(place, status, text):
@@ -108,17 +105,14 @@ def _opening(original, is_private):
     return open
 
 
-def _unless_private(original, is_private, place=0):
+def _unless_private(original, is_private, place):
     """`original` where the path at this place of the arguments is private, else nothing."""
 
     def quiet(*args, **kwargs):
-        if args and not is_private(args[place]):
-            return args[-1] if place else None
-        return original(*args, **kwargs)
+        path = args[place] if len(args) > place else kwargs.get("dst" if place else "path")
+        # Below an open folder: whoever opened it was asked.
+        if path is None or kwargs.get("dir_fd") is not None or is_private(path):
+            return original(*args, **kwargs)
+        return path if place else None
 
     return quiet
-
-
-def _no_save(module, name):
-    if hasattr(module, name):
-        patches.replace(module, name, lambda _original: lambda *args, **kwargs: None)

@@ -7,6 +7,7 @@ the ranks later on, and the sum of the parts' is wanted.
 
 import atexit
 import os
+import sys
 
 _started = []
 CHECKED = 4096  # elements of an argument that ranks compare
@@ -30,6 +31,13 @@ def start(place, device, torch):
             distributed.destroy_process_group()
 
     atexit.register(leave)
+
+
+def meet():
+    """Waits until all ranks are here; at once where they have not joined yet."""
+    if _started:
+        torch = sys.modules["torch"]
+        torch.distributed.all_reduce(torch.zeros(1))  # on the host: nothing waits for a device
 
 
 def gather(tensor, sizes, torch):

@@ -7,6 +7,7 @@ every rank runs the same script, and what is loaded is sharded again.
 """
 
 import functools
+import weakref
 
 from .. import blocks, patches
 
@@ -18,11 +19,12 @@ class Sharding:
 
     def __init__(self, module, optimizers, offload, device, torch):
         self.torch = torch
-        self._new = {}  # id of an old parameter -> (the old one, the new one)
+        # id of an old parameter -> (the old one, the new one); weak, for the old ones are what takes room.
+        self._new = {}
         before = dict(module.named_parameters(remove_duplicate=False))
         self._shard(module, offload, device)
         for name, parameter in module.named_parameters(remove_duplicate=False):
-            self._new[id(before[name])] = (before[name], parameter)
+            self._new[id(before[name])] = (weakref.ref(before[name]), parameter)
         for optimizer in optimizers:
             self._rewire(optimizer)
         for inner in module.modules():
@@ -55,7 +57,7 @@ class Sharding:
     def new(self, parameter):
         """The parameter that stands for this one now."""
         found = self._new.get(id(parameter))
-        return found[1] if found is not None else parameter
+        return found[1] if found is not None and found[0]() is parameter else parameter
 
     # Optimizers
 

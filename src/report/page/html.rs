@@ -44,6 +44,7 @@ impl Page<'_> {
         json!({
             "unit": self.unit,
             "cap": self.result.cap.bytes,
+            "cap_in_sight": self.cap_in_sight(),
             "memory_name": self.memory_name(),
             "dots": dots(&self.dots, ""),
             "traces": self.traces.iter().map(trace).collect::<Vec<_>>(),
@@ -104,7 +105,9 @@ impl Page<'_> {
                 @if self.traces.iter().any(|t| t.memory.allocator.is_some()) {
                     ", " span class="mark reserved" {} " reserved and " span class="mark allocated" {} " allocated by PyTorch, highest so far"
                 }
-                @if let Some(cap) = self.cap() { ", " span class="mark cap" {} " cap " (cap) }
+                @if let Some(cap) = self.cap() {
+                    ", " @if self.cap_in_sight() { span class="mark cap" {} " cap " (cap) } @else { "the cap, " (cap) ", lies far above" }
+                }
                 "."
             }
             div class="multiples" {
@@ -123,7 +126,7 @@ impl Page<'_> {
     }
 
     fn trace_label(&self, t: &Trace) -> String {
-        let (peak, at) = highest(t);
+        let (peak, at) = t.highest();
         format!(
             "Chart: {} over time of trial {}, {}; highest {} after {}",
             self.memory_name(),
@@ -149,7 +152,7 @@ impl Page<'_> {
                         @if allocator { th scope="col" { "allocated" } th scope="col" { "reserved" } }
                     } }
                     tbody { @for t in &self.traces {
-                        @let (peak, at) = highest(t);
+                        @let (peak, at) = t.highest();
                         @let a = t.memory.allocator.as_ref();
                         tr {
                             td { (t.trial) } th scope="row" { (t.what) } td { (Bytes(peak)) } td { (words::duration(at)) }
@@ -269,7 +272,7 @@ impl Comparison<'_> {
         let all = [dots(&a.dots, "A"), dots(of_b, "B")].concat();
         let memory_name = if a.memory_name() == b.memory_name() { a.memory_name() } else { "memory" };
         let cap = (a.result.cap.bytes == b.result.cap.bytes).then_some(a.result.cap.bytes).flatten();
-        let data = json!({"unit": unit, "cap": cap, "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
+        let data = json!({"unit": unit, "cap": cap, "cap_in_sight": a.cap_in_sight() || b.cap_in_sight(), "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
         let body = html! {
             header class="wide" {
                 p class="brand" { "autofit" span { "comparison" } }
@@ -442,20 +445,10 @@ fn dots(dots: &[Dot], of: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The memory that the cap is about.
-fn shown(t: &Trace) -> &[u64] {
-    if t.memory.device.is_empty() { &t.memory.host } else { &t.memory.device }
-}
-
-fn highest(t: &Trace) -> (u64, f64) {
-    let points = shown(t).iter().copied().zip(t.memory.at.iter().copied());
-    points.fold((0, 0.0), |best, p| if p.0 > best.0 { p } else { best })
-}
-
 fn trace(t: &Trace) -> Value {
     json!({
         "name": t.trial.to_string(), "what": t.what, "winner": t.winner, "first_step": t.first_step,
-        "at": t.memory.at, "bytes": shown(t), "allocator": t.memory.allocator,
+        "at": t.memory.at, "bytes": t.shown(), "allocator": t.memory.allocator,
     })
 }
 

@@ -9,6 +9,9 @@ use crate::report::result::{Candidate, Status, Trial, TuneResult};
 use crate::report::table::{self, Row};
 use crate::report::{shortfall, words};
 
+/// A cap is drawn up to this many times what was used.
+const CAP_IN_SIGHT: f64 = 2.5;
+
 /// Everything that a report shows.
 pub struct Page<'a> {
     /// Where it is from.
@@ -137,6 +140,19 @@ pub struct TimeUse {
     pub rest: f64,
 }
 
+impl Trace {
+    /// The memory that the cap is about.
+    pub fn shown(&self) -> &[u64] {
+        if self.memory.device.is_empty() { &self.memory.host } else { &self.memory.device }
+    }
+
+    /// Its highest value, and when that was.
+    pub fn highest(&self) -> (u64, f64) {
+        let points = self.shown().iter().copied().zip(self.memory.at.iter().copied());
+        points.fold((0, 0.0), |best, p| if p.0 > best.0 { p } else { best })
+    }
+}
+
 impl TimeUse {
     /// From the launch to the end of the last process.
     pub fn total(&self) -> f64 {
@@ -170,6 +186,14 @@ impl<'a> Page<'a> {
     /// The cap in words, where there is one.
     pub fn cap(&self) -> Option<String> {
         self.result.cap.bytes.map(|b| Bytes(b).to_string())
+    }
+
+    /// Whether the charts reach up to the cap: far above everything that was used it would press them flat.
+    pub fn cap_in_sight(&self) -> bool {
+        let dots = self.dots.iter().map(|d| d.bytes);
+        let traces = self.traces.iter().flat_map(|t| t.shown().iter().copied());
+        let largest = dots.chain(traces).max().unwrap_or(0);
+        self.result.cap.bytes.is_some_and(|cap| cap as f64 <= CAP_IN_SIGHT * largest as f64)
     }
 
     /// What the cap is about: device memory, or host memory.

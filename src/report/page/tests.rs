@@ -81,6 +81,21 @@ fn memory_over_time_is_the_journals() {
 }
 
 #[test]
+fn a_cap_far_above_everything_does_not_press_the_charts_flat() {
+    let mut input = fixtures::baseline_wins();
+    let sees = |input: &crate::report::assemble::SummaryInput| {
+        let result = assembled(input);
+        Page::of(&result, &input.observations).cap_in_sight()
+    };
+    // 901 MiB were used.
+    assert!(sees(&input));
+    input.cap.bytes = Some(2300 << 20);
+    assert!(!sees(&input));
+    input.cap.bytes = None;
+    assert!(!sees(&input));
+}
+
+#[test]
 fn every_second_of_a_launch_is_somewhere() {
     let mut input = fixtures::baseline_ooms();
     // Figures that contradict each other must not make a negative rest.
@@ -194,6 +209,12 @@ fn two_launches_of_a_configuration_are_compared_by_their_last_quiet_one() {
     assert_eq!(common, [("as the script is", "1.00x", "overlap"), ("num_workers=2", "2.00x", "apart")]);
     let differences: Vec<&str> = c.differences.iter().map(|d| d[0].as_str()).collect();
     assert_eq!(differences, ["cap", "torch"]);
+
+    other.command.push("--wide".into());
+    let b = assembled(&other);
+    let c = Comparison::of(Page::of(&a, &input.observations), Page::of(&b, &other.observations));
+    assert_eq!(c.headline, "B runs at 1.00x of A, with another command");
+    assert_eq!(c.differences[0][0], "command");
 }
 
 #[test]
@@ -259,7 +280,7 @@ fn the_text_for_pull_requests() {
     ```sh
     # train with it
     autofit run -- python train.py --lr 1e-3
-    # go on
+    # search further, as advised
     autofit --memory-cap 1.5GiB --batch lower -- python train.py --lr 1e-3
     # measure it again, beside the script as it is
     autofit try --set 'accumulation=2,amp=bf16' --repeat 5 --memory-cap 1.5GiB -- python train.py --lr 1e-3

@@ -2,7 +2,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::model::{TimeUse, front};
+use super::charts::front;
+use super::model::TimeUse;
 use super::{Comparison, Page};
 use crate::model::{Observation, Purpose, Verdict};
 use crate::report::fixtures::{self, assembled};

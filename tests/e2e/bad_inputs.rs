@@ -166,6 +166,7 @@ fn a_script_that_fails_by_itself_is_shown_with_its_own_words() {
         .prints("next: python broken.py")
         .leaves_no_process();
     assert!(!project.path().join("autofit.env").exists(), "nothing was tuned:\n{}", end.stderr);
+    project.has_reports(&end.stdout);
     project.assert_unchanged(&before);
 }
 

@@ -31,6 +31,7 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     let printed: serde_json::Value = serde_json::from_str(&tuned.stdout).unwrap();
     assert_eq!(printed, result, "--json prints what result.json holds");
     assert_eq!(result["status"], "tuned");
+    project.has_reports(&tuned.stderr);
     assert_eq!(result["cap"]["bytes"], CAP);
     let trials = result["trials"].as_array().unwrap();
     let baseline = trials.iter().find(|t| t["settings"].as_object().unwrap().is_empty()).unwrap();
@@ -42,13 +43,6 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     assert!(result["confirmed"]["trial"].is_u64(), "no claim without a launch: {:#}", result["confirmed"]);
     assert_eq!(result["confirmed"]["coverage"]["eval_seen"], true, "{:#}", result["confirmed"]);
     assert_eq!(result["confirmed"]["coverage"]["save_seen"], true, "{:#}", result["confirmed"]);
-
-    // Both reports are there, named, and have what only the journal knows.
-    for (file, holds) in [("report", "id=\"trace-0\""), ("markdown", "## The ladder as it was climbed")] {
-        let name = result["files"][file].as_str().unwrap();
-        assert!(project.read(name).contains(holds), "{name}");
-        assert!(tuned.stderr.contains(name), "{}", tuned.stderr);
-    }
 
     // The file is taken unharmed by sh.
     plain("sh", project.path())

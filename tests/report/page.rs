@@ -125,6 +125,7 @@ fn pointer_finds_the_winner(browser: &mut Browser) {
     let said = browser.eval(&format!("{tip}.textContent"));
     let said = said.as_str().unwrap();
     assert!(said.contains("confirm: ") && said.contains("441 ± 4 samples/s, peak 1.29 GiB"), "{said}");
+    browser.picture(&pictures().join("hover.png"));
     browser.point(2.0, 2.0);
     browser.until(&format!("{tip}.hidden"));
 }

@@ -69,6 +69,17 @@ impl Project {
         serde_json::from_slice(&fs::read(&results[0]).unwrap()).unwrap()
     }
 
+    /// Both reports of the only search here are there, were named, and have what only the journal knows.
+    #[track_caller]
+    pub fn has_reports(&self, said: &str) {
+        let result = self.result();
+        for (file, holds) in [("report", "id=\"trace-0\""), ("markdown", "## The ladder as it was climbed")] {
+            let name = result["files"][file].as_str().unwrap();
+            assert!(self.read(name).contains(holds), "{name}");
+            assert!(said.contains(name), "{name} is not named in:\n{said}");
+        }
+    }
+
     /// Lines of the journal of the only search here; none before there is one.
     pub fn journal(&self) -> Vec<serde_json::Value> {
         let Ok(entries) = fs::read_dir(self.path().join(".autofit")) else { return Vec::new() };

@@ -1,6 +1,6 @@
 //! Commands that use what was found, or measure it again.
 
-use crate::report::result::TuneResult;
+use crate::report::result::{Status, TuneResult};
 
 /// A command that works as it stands where the search was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,12 @@ pub fn of(r: &TuneResult) -> Vec<Command> {
     if let (Some(_), Some(_)) = (&r.files.env, &r.winner) {
         all.extend(next.next().map(|c| Command { what: "train with it", line: c.clone() }));
     }
-    all.extend(next.map(|c| Command { what: "go on", line: c.clone() }));
+    let what = match r.status {
+        Status::Tuned | Status::NothingFits => "search further, as advised",
+        Status::ScriptFails | Status::AgentMissing => "run the script by itself",
+        Status::Interrupted | Status::Terminated => "go on",
+    };
+    all.extend(next.map(|c| Command { what, line: c.clone() }));
     if let Some(line) = again(r) {
         all.push(Command { what: "measure it again, beside the script as it is", line });
     }

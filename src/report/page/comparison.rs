@@ -82,6 +82,10 @@ fn winner_rate(r: &TuneResult) -> Option<&Rate> {
 fn headline(a: &TuneResult, b: &TuneResult) -> String {
     match (winner_rate(a), winner_rate(b)) {
         (Some(x), Some(y)) => match ratio(x, y) {
+            // Samples of another command may be others.
+            Some(ratio) if a.command != b.command => {
+                format!("B runs at {} of A, with another command", words::relative(ratio))
+            }
             Some(ratio) if apart(x, y) => format!("B runs at {} of A", words::relative(ratio)),
             Some(ratio) => format!("A and B are alike within their spread ({})", words::relative(ratio)),
             None => "A and B count in different units".to_owned(),

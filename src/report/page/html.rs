@@ -3,12 +3,14 @@
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
-use super::commands::Command;
 use super::comparison::Comparison;
 use super::markdown::loss;
-use super::model::{Dot, Figure, Losses, Page, Rung, TimeUse, Trace};
+use super::model::{Dot, Losses, Page, TimeUse, Trace};
+use super::parts::{
+    beside, capital, command, commands, dot_legend, dots, figures, ladder_row, part, percent, plot, scroll,
+    section, trace,
+};
 use super::shell::document;
-use crate::model::Verdict;
 use crate::model::size::Bytes;
 use crate::report::words;
 
@@ -44,6 +46,7 @@ impl Page<'_> {
         json!({
             "unit": self.unit,
             "cap": self.result.cap.bytes,
+            "cap_in_sight": self.cap_in_sight(),
             "memory_name": self.memory_name(),
             "dots": dots(&self.dots, ""),
             "traces": self.traces.iter().map(trace).collect::<Vec<_>>(),
@@ -104,7 +107,9 @@ impl Page<'_> {
                 @if self.traces.iter().any(|t| t.memory.allocator.is_some()) {
                     ", " span class="mark reserved" {} " reserved and " span class="mark allocated" {} " allocated by PyTorch, highest so far"
                 }
-                @if let Some(cap) = self.cap() { ", " span class="mark cap" {} " cap " (cap) }
+                @if let Some(cap) = self.cap() {
+                    ", " @if self.cap_in_sight() { span class="mark cap" {} " cap " (cap) } @else { "the cap, " (cap) ", lies far above" }
+                }
                 "."
             }
             div class="multiples" {
@@ -123,7 +128,7 @@ impl Page<'_> {
     }
 
     fn trace_label(&self, t: &Trace) -> String {
-        let (peak, at) = highest(t);
+        let (peak, at) = t.highest();
         format!(
             "Chart: {} over time of trial {}, {}; highest {} after {}",
             self.memory_name(),
@@ -149,7 +154,7 @@ impl Page<'_> {
                         @if allocator { th scope="col" { "allocated" } th scope="col" { "reserved" } }
                     } }
                     tbody { @for t in &self.traces {
-                        @let (peak, at) = highest(t);
+                        @let (peak, at) = t.highest();
                         @let a = t.memory.allocator.as_ref();
                         tr {
                             td { (t.trial) } th scope="row" { (t.what) } td { (Bytes(peak)) } td { (words::duration(at)) }
@@ -269,7 +274,7 @@ impl Comparison<'_> {
         let all = [dots(&a.dots, "A"), dots(of_b, "B")].concat();
         let memory_name = if a.memory_name() == b.memory_name() { a.memory_name() } else { "memory" };
         let cap = (a.result.cap.bytes == b.result.cap.bytes).then_some(a.result.cap.bytes).flatten();
-        let data = json!({"unit": unit, "cap": cap, "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
+        let data = json!({"unit": unit, "cap": cap, "cap_in_sight": a.cap_in_sight() || b.cap_in_sight(), "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
         let body = html! {
             header class="wide" {
                 p class="brand" { "autofit" span { "comparison" } }
@@ -304,166 +309,4 @@ impl Comparison<'_> {
             } },
         )
     }
-}
-
-fn beside(rows: &[[String; 3]]) -> Markup {
-    scroll(
-        "A and B",
-        &html! { table class="beside" {
-            thead { tr { th scope="col" { span class="unseen" { "figure" } } th scope="col" { "A" } th scope="col" { "B" } } }
-            tbody { @for [name, a, b] in rows { tr { th scope="row" { (name) } td class="word" { (a) } td class="word" { (b) } } } }
-        } },
-    )
-}
-
-fn section(id: &str, title: &str, content: &Markup) -> Markup {
-    html! { section id=(id) aria-labelledby=(format!("{id}-title")) { h2 id=(format!("{id}-title")) { (title) } (content) } }
-}
-
-fn figures(figures: &[Figure]) -> Markup {
-    html! {
-        dl class="figures" { @for f in figures { div {
-            dt { (f.name) }
-            dd {
-                span class="value" { (f.value) @if !f.unit.is_empty() { " " span class="unit" { (f.unit) } } }
-                @if let Some(share) = f.share { span class="meter" aria-hidden="true" { (part("used", share)) } }
-                @if !f.note.is_empty() { span class="beside" { (f.note) } }
-            }
-        } } }
-    }
-}
-
-fn commands(commands: &[Command]) -> Markup {
-    html! {
-        ul class="commands" { @for c in commands { li {
-            span class="does" { (c.what) }
-            span class="line" {
-                (command(&c.line))
-                button type="button" data-copy aria-label=(format!("Copy: {}", c.what)) hidden { "Copy" }
-            }
-        } } }
-    }
-}
-
-/// Broken between words, for `--` at the end of a line would belong to nothing.
-fn command(line: &str) -> Markup {
-    html! { code { @for (i, word) in line.split(' ').enumerate() { @if i > 0 { " " } span { (word) } } } }
-}
-
-fn ladder_row(rung: &Rung, unit: &str) -> Markup {
-    let r = &rung.row;
-    let winner = !r.mark.is_empty();
-    html! {
-        tr role="row" class=[winner.then_some("winner")] {
-            td role="cell" class="number" { @if winner { span aria-label="winner" { "★" } " " } (r.number) }
-            th role="rowheader" scope="row" class="what" {
-                (r.what)
-                @if !rung.why.is_empty() && rung.verdict != Verdict::Fit { span class="why" { (rung.why) } }
-            }
-            td role="cell" class="verdict" { span class=(format!("badge {}", kind(rung.verdict))) { (r.verdict) } }
-            td role="cell" data-head="peak" class=[none(&r.peak)] { (r.peak) }
-            td role="cell" data-head="headroom" class=[none(&r.headroom)] { (r.headroom) }
-            td role="cell" data-head=(unit) class=(format!("rate {}", none(&r.rate).unwrap_or_default())) {
-                (r.rate)
-                @if rung.share > 0.0 { span class="meter" aria-hidden="true" { (part("used", rung.share)) } }
-            }
-            td role="cell" data-head="relative" class=[none(&r.relative)] { (r.relative) }
-        }
-    }
-}
-
-/// Cells without a figure take no room on a phone.
-fn none(cell: &str) -> Option<&'static str> {
-    (cell == words::NONE).then_some("none")
-}
-
-/// Colour and sign of a verdict.
-fn kind(v: Verdict) -> &'static str {
-    match v {
-        Verdict::Fit => "good",
-        Verdict::Disturbed => "unsure",
-        Verdict::Oom | Verdict::Thrash | Verdict::Diverged => "bad",
-        _ => "void",
-    }
-}
-
-fn part(class: &str, share: f64) -> Markup {
-    html! { span class=(class) style=(format!("width:{:.2}%", share.clamp(0.0, 1.0) * 100.0)) {} }
-}
-
-/// Where a chart is drawn; arrow keys go through its points.
-fn plot(id: &str, size: &str, label: &str) -> Markup {
-    html! {
-        div id=(id) class=(format!("plot {size}")) tabindex="0" role="application" aria-roledescription="chart"
-            aria-label=(format!("{label}. Arrow keys go through the points.")) {
-            noscript { p { "The chart needs JavaScript; the tables do not." } }
-        }
-    }
-}
-
-/// Only what is in the chart; `others` are those of a second search.
-fn dot_legend(dots: &[Dot], others: &[Dot], cap: bool) -> Markup {
-    let any = |of: fn(&Dot) -> bool| dots.iter().chain(others).any(of);
-    let front = |dots: &[Dot]| dots.iter().filter(|d| d.front).count() > 1;
-    html! {
-        p class="legend" {
-            @if others.is_empty() {
-                @if any(|d| d.verdict == Verdict::Fit && !d.advice) { span { span class="mark dot" {} "fits" } }
-            } @else {
-                span { span class="mark dot" {} "fits, of A" }
-                span { span class="mark dot second" {} "fits, of B" }
-            }
-            @if any(|d| d.winner) { span { span class="mark dot star" {} "winner" } }
-            @if any(|d| d.verdict == Verdict::Disturbed) { span { span class="mark dot hollow" {} "fits, disturbed" } }
-            @if any(|d| d.advice) { span { span class="mark diamond" {} "beyond the bound, for advice" } }
-            @if any(|d| d.rate.is_none()) { span { span class="mark cross" {} "does not fit: at least this much" } }
-            @if front(dots) || front(others) {
-                span { span class="mark line front" {} "nothing is faster with as little memory" }
-            }
-            @if cap { span { span class="mark cap" {} "cap" } }
-        }
-    }
-}
-
-/// A wide table moves by itself, not the page.
-fn scroll(label: &str, table: &Markup) -> Markup {
-    html! { div class="scroll" tabindex="0" role="region" aria-label=(label) { (table) } }
-}
-
-fn dots(dots: &[Dot], of: &str) -> Vec<Value> {
-    dots.iter()
-        .map(|d| {
-            json!({
-                "name": format!("{of}{}", d.trial), "what": d.what, "text": d.text, "bytes": d.bytes,
-                "rate": d.rate.map(|r| [r.0, r.1, r.2]), "kind": kind(d.verdict), "front": d.front, "advice": d.advice, "winner": d.winner,
-                "of": of,
-            })
-        })
-        .collect()
-}
-
-/// The memory that the cap is about.
-fn shown(t: &Trace) -> &[u64] {
-    if t.memory.device.is_empty() { &t.memory.host } else { &t.memory.device }
-}
-
-fn highest(t: &Trace) -> (u64, f64) {
-    let points = shown(t).iter().copied().zip(t.memory.at.iter().copied());
-    points.fold((0, 0.0), |best, p| if p.0 > best.0 { p } else { best })
-}
-
-fn trace(t: &Trace) -> Value {
-    json!({
-        "name": t.trial.to_string(), "what": t.what, "winner": t.winner, "first_step": t.first_step,
-        "at": t.memory.at, "bytes": shown(t), "allocator": t.memory.allocator,
-    })
-}
-
-fn percent(x: f64) -> String {
-    if x.is_finite() { crate::report::table::percent(x) } else { words::NONE.to_owned() }
-}
-
-fn capital(s: &str) -> String {
-    let mut chars = s.chars();
-    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }

@@ -2,7 +2,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::model::{TimeUse, front};
+use super::charts::front;
+use super::model::TimeUse;
 use super::{Comparison, Page};
 use crate::model::{Observation, Purpose, Verdict};
 use crate::report::fixtures::{self, assembled};
@@ -78,6 +79,21 @@ fn memory_over_time_is_the_journals() {
     assert_eq!(page.traces[0].verdict, "oom in train");
     assert_eq!(page.traces[2].memory.host.iter().max(), Some(&(1240 << 20)));
     assert_eq!((page.traces[0].first_step, page.traces[2].first_step), (None, Some(4.2)));
+}
+
+#[test]
+fn a_cap_far_above_everything_does_not_press_the_charts_flat() {
+    let mut input = fixtures::baseline_wins();
+    let sees = |input: &crate::report::assemble::SummaryInput| {
+        let result = assembled(input);
+        Page::of(&result, &input.observations).cap_in_sight()
+    };
+    // 901 MiB were used.
+    assert!(sees(&input));
+    input.cap.bytes = Some(2300 << 20);
+    assert!(!sees(&input));
+    input.cap.bytes = None;
+    assert!(!sees(&input));
 }
 
 #[test]
@@ -194,6 +210,12 @@ fn two_launches_of_a_configuration_are_compared_by_their_last_quiet_one() {
     assert_eq!(common, [("as the script is", "1.00x", "overlap"), ("num_workers=2", "2.00x", "apart")]);
     let differences: Vec<&str> = c.differences.iter().map(|d| d[0].as_str()).collect();
     assert_eq!(differences, ["cap", "torch"]);
+
+    other.command.push("--wide".into());
+    let b = assembled(&other);
+    let c = Comparison::of(Page::of(&a, &input.observations), Page::of(&b, &other.observations));
+    assert_eq!(c.headline, "B runs at 1.00x of A, with another command");
+    assert_eq!(c.differences[0][0], "command");
 }
 
 #[test]
@@ -259,7 +281,7 @@ fn the_text_for_pull_requests() {
     ```sh
     # train with it
     autofit run -- python train.py --lr 1e-3
-    # go on
+    # search further, as advised
     autofit --memory-cap 1.5GiB --batch lower -- python train.py --lr 1e-3
     # measure it again, beside the script as it is
     autofit try --set 'accumulation=2,amp=bf16' --repeat 5 --memory-cap 1.5GiB -- python train.py --lr 1e-3

@@ -5,8 +5,6 @@
   const spoken = document.getElementById("spoken");
   const MIB = 2 ** 20;
   const GIB = 2 ** 30;
-  // A cap this many times above what was used would press the chart flat: it is then named at the edge.
-  const CAP_IN_SIGHT = 2.5;
   let plots = [];
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
@@ -138,7 +136,7 @@
     const dots = data.dots.slice().sort((a, b) => a.bytes - b.bytes);
     const largest = Math.max(...dots.map((d) => d.bytes));
     const smallest = Math.min(...dots.map((d) => d.bytes));
-    const near = data.cap && data.cap <= largest * CAP_IN_SIGHT;
+    const near = data.cap && data.cap_in_sight;
     const right = near ? Math.max(data.cap, largest) : largest;
     const pad = Math.max((right - smallest) * 0.1, right * 0.03);
     const fastest = Math.max(...dots.map((d) => (d.rate ? Math.max(d.rate[0], d.rate[2]) : 0)));
@@ -159,6 +157,7 @@
         dashed(ctx, [cap, bbox.top], [cap, bbox.top + bbox.height], colour("bad"));
         write(ctx, "cap " + bytes(data.cap), cap + 2 * ratio, bbox.top - 9 * ratio, "right", colour("bad"));
       } else if (data.cap) {
+        // Far away: named at the edge, for it would press the chart flat.
         write(ctx, "cap " + bytes(data.cap) + " →", bbox.left + bbox.width, bbox.top - 9 * ratio, "right", colour("bad"));
       }
       const marks = dots.map((d) => ({ d, px: x(d.bytes), py: y(d.rate ? d.rate[0] : 0), bar: d.rate ? [y(d.rate[2]), y(d.rate[1])] : null }));
@@ -230,7 +229,7 @@
 
   function trace(place, t) {
     const largest = Math.max(...data.traces.flatMap((o) => o.bytes));
-    const near = data.cap && data.cap <= largest * CAP_IN_SIGHT;
+    const near = data.cap && data.cap_in_sight;
     const top = (near ? Math.max(data.cap, largest) : largest) * 1.08;
     const stroke = t.winner ? colour("accent") : colour("reference");
     const columns = [t.at, t.bytes];

@@ -66,6 +66,7 @@ modules! {
         test_examples_equal
         test_fingerprints
         test_gpu_knobs
+        test_inference
         test_knobs_accumulation
         test_knobs_compile
         test_knobs_fp16
@@ -82,6 +83,7 @@ modules! {
         test_processes
         test_production
         test_profile
+        test_ranks
         test_script_options
         test_scripts
         test_units

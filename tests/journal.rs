@@ -56,7 +56,7 @@ fn observation(trial: u32) -> Observation {
         seconds: 1.25,
         tail: vec!["\u{1b}[31mline \"with\" everything\n\0".into()],
         inspection: None,
-        ranks: BTreeMap::new(),
+        ranks: Vec::new(),
         taken_norms: vec![],
         after: None,
         parity: None,

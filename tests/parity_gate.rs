@@ -116,6 +116,7 @@ fn facts(trial: &Path, settings: &Configuration) -> Launched {
         thrash: None,
         parity: None,
         disturbance: Disturbance::default(),
+        places: vec![],
     };
     Launched {
         facts,

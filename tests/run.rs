@@ -41,6 +41,7 @@ impl Place {
                 inspect: false,
                 cap_bytes: None,
                 parity_steps: 0,
+                serves: false,
                 quiet: false,
                 profile: false,
                 seed: None,

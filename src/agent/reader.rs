@@ -137,7 +137,7 @@ mod tests {
         let first = reader.read();
         assert_eq!(first.len(), 1);
         assert_eq!(first[0].0, 1);
-        assert_eq!(first[0].1.record, Record::Heartbeat { step: 3 });
+        assert_eq!(first[0].1.record, Record::Heartbeat { step: 3, place: None });
         assert!(reader.read().is_empty());
         writeln!(file, "{}", &beat[20..]).unwrap();
         assert_eq!(reader.read().len(), 1);

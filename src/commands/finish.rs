@@ -26,6 +26,9 @@ use crate::search::{self, Expected, Outcome, OutcomeEnd};
 use crate::trial::local::LocalExecutor;
 use crate::trial::prepare::for_production;
 
+/// How the agent's word begins where it refuses a PyTorch that is too old (`bootstrap.py`).
+const TOO_OLD: &str = "autofit: PyTorch ";
+
 /// A search that is finished says so and shows its result again.
 ///
 /// # Errors
@@ -139,6 +142,11 @@ pub fn refuse_unusable(baseline: &Observation) -> Result<(), Exit> {
             "the script's Python has no torch; install it there, or name another Python before the script:\n  {}",
             tail()
         );
+        return Err(Exit::new(exit::PLACE, message));
+    }
+    if let Some(old) = baseline.tail.iter().find_map(|l| l.strip_prefix(TOO_OLD)) {
+        let message =
+            format!("PyTorch {old}; install a newer one for the script, or name another Python before it");
         return Err(Exit::new(exit::PLACE, message));
     }
     if baseline.verdict == Verdict::AgentMissing {

@@ -11,6 +11,7 @@ pub mod lookup;
 pub mod plan;
 pub mod profile;
 pub mod recipe;
+mod recipe_python;
 pub mod run;
 mod signals;
 mod terminal;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup};
+use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup, recipe_python};
 use crate::exit::{self, Exit};
 use crate::inspect;
 use crate::journal::{SearchKey, hash_file};
@@ -79,8 +79,11 @@ impl Workplace {
             None => recipe::default_for(device)?,
         };
         override_recipe(&mut recipe, job);
-        let (command, cwd) = command(job, &recipe, &here)?;
+        let (mut command, cwd) = command(job, &recipe, &here)?;
         let path = std::env::var("PATH").unwrap_or_default();
+        if job.command.is_empty() {
+            command = recipe_python::with_torch(command, &path, job.yes)?;
+        }
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
         let cap = cap(&recipe, device, &machine, &visible)?;
         let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
@@ -174,6 +177,7 @@ impl Workplace {
             ram_bytes: self.machine.usable_ram(),
             cpu_bf16: self.machine.cpu_bf16,
             alloc_conf: alloc_conf(),
+            threads_set: std::env::var_os("OMP_NUM_THREADS").is_some(),
         }
     }
 }

@@ -110,6 +110,7 @@ pub(crate) mod tests {
                 inspect: false,
                 cap_bytes: None,
                 parity_steps: 0,
+                serves: false,
                 quiet: false,
                 profile: false,
                 seed: None,

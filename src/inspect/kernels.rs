@@ -1,6 +1,6 @@
 //! The optimizer's knobs, those of the kernels and of the compiler.
 
-use super::sites::{main_root, no_root, refused, site};
+use super::sites::{main_root, never_trains, no_root, refused, site};
 use crate::model::inspection::{Inspection, KnobSite};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, Value};
@@ -83,7 +83,8 @@ fn cudnn_benchmark(found: &Inspection) -> Option<KnobSite> {
 
 fn channels_last(found: &Inspection) -> KnobSite {
     let knob = Knob::ChannelsLast;
-    let with: Vec<_> = found.roots.iter().filter(|r| r.convolutions > 0 && r.trainable > 0).collect();
+    let with: Vec<_> =
+        found.roots.iter().filter(|r| r.convolutions > 0 && (r.trainable > 0 || r.serves)).collect();
     if main_root(found).is_none() {
         return refused(knob, no_root(found));
     }
@@ -102,6 +103,9 @@ fn channels_last(found: &Inspection) -> KnobSite {
 
 fn inplace(found: &Inspection) -> KnobSite {
     let knob = Knob::Inplace;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     if main_root(found).is_none() {
         return refused(knob, no_root(found));
     }
@@ -149,6 +153,10 @@ fn compile(found: &Inspection) -> KnobSite {
             Device::Cpu => vec!["off".into(), "default".into(), "max-autotune".into()],
             Device::Cuda => Vec::new(),
         },
-        ..site(knob, Way::Agent, format!("{}.compile(), in training calls", root.class))
+        ..site(
+            knob,
+            Way::Agent,
+            format!("{}.compile(){}", root.class, if root.serves { "" } else { ", in training calls" }),
+        )
     }
 }

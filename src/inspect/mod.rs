@@ -15,12 +15,13 @@ mod frameworks;
 mod kernels;
 mod names;
 mod options;
+mod ranks;
 mod sites;
 
 use std::collections::BTreeMap;
 
 use crate::model::event::Record;
-use crate::model::inspection::KnobSite;
+use crate::model::inspection::{KnobSite, Launched};
 use crate::model::plan::Device;
 use crate::model::{Event, Inspection, Knob, VERSION};
 use crate::recipe::Recipe;
@@ -40,6 +41,8 @@ pub struct MachineFacts {
     pub cpu_bf16: bool,
     /// `PYTORCH_CUDA_ALLOC_CONF` of the user's environment.
     pub alloc_conf: Option<String>,
+    /// The user's environment says how many threads the processor's kernels take.
+    pub threads_set: bool,
 }
 
 /// Everything that one launch of `command` found out, with one site for each knob.
@@ -59,16 +62,19 @@ pub fn build_inspection(
         loaders: Vec::new(),
         roots: Vec::new(),
         detected: None,
+        launched: Launched { command: command.to_vec(), python: String::new(), world_size: 1 },
         knobs: Vec::new(),
     };
-    let mut world_size = 1;
     for event in events {
         match &event.record {
             Record::Framework { name, version, .. } => {
                 found.frameworks.insert(name.clone(), version.clone());
             }
             Record::Options(options) => found.options = Some(options.clone()),
-            Record::Hello(hello) => world_size = world_size.max(hello.world_size),
+            Record::Hello(hello) => {
+                found.launched.world_size = found.launched.world_size.max(hello.world_size);
+                found.launched.python.clone_from(&hello.executable);
+            }
             Record::Switch(switch) => upsert(&mut found.switches, switch.clone(), |s| s.knob),
             // A later record on the same object knows more (whether training drew from it, what the call returned).
             Record::Loader(loader) => upsert(&mut found.loaders, loader.clone(), |l| l.index),
@@ -78,7 +84,7 @@ pub fn build_inspection(
         }
     }
     if let Some(options) = &mut found.options {
-        (options.command, options.world_size) = (command.to_vec(), world_size);
+        (options.command, options.world_size) = (command.to_vec(), found.launched.world_size);
         options::name_abbreviations(options);
     }
     guess_training_loader(&mut found);

@@ -2,7 +2,7 @@
 
 use super::names::Meaning;
 use super::options::{self, Match, Turned};
-use super::{MachineFacts, environment, frameworks, kernels};
+use super::{MachineFacts, environment, frameworks, kernels, ranks};
 use crate::model::inspection::{Detected, Inspection, KnobSite, LoaderInfo, RootInfo};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
@@ -21,6 +21,7 @@ pub(super) fn site(knob: Knob, way: Way, how: impl Into<String>) -> KnobSite {
         env: Default::default(),
         env_by_value: Default::default(),
         values: Vec::new(),
+        launcher: None,
         current: None,
     }
 }
@@ -59,7 +60,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PrefetchFactor => loader_knob(knob, found),
         Knob::PersistentWorkers => loader_knob(knob, found),
         Knob::Offload => offload(found),
-        Knob::Strategy => refused(knob, "this version of autofit does not turn it"),
+        Knob::Strategy => ranks::strategy(found, machine),
+        Knob::Processes => ranks::processes(found, machine),
         Knob::Optimizer
         | Knob::SetToNone
         | Knob::Tf32
@@ -85,6 +87,8 @@ fn class(knob: Knob, found: &Inspection) -> NumericsClass {
     match knob {
         // A split draws one dropout mask for each part.
         Knob::Accumulation if dropout => NumericsClass::Distribution,
+        // Each process draws masks for its part of a batch.
+        Knob::Strategy | Knob::Processes if dropout => NumericsClass::Distribution,
         // Random transforms draw from each worker's own generator; whether there are any cannot be seen.
         Knob::NumWorkers => NumericsClass::Distribution,
         _ => knob.class(),
@@ -118,7 +122,14 @@ fn effective_batch(found: &Inspection) -> Option<u64> {
 
 /// The root that trains: the largest of those seen.
 pub(super) fn main_root(found: &Inspection) -> Option<&RootInfo> {
-    found.roots.iter().filter(|r| r.trainable > 0).max_by_key(|r| r.parameters)
+    found.roots.iter().filter(|r| r.trainable > 0 || r.serves).max_by_key(|r| r.parameters)
+}
+
+/// Knobs of a backward pass have nothing to act on in a script that never trains.
+pub(super) fn never_trains(knob: Knob, found: &Inspection) -> Option<KnobSite> {
+    main_root(found).filter(|r| r.serves).map(|root| {
+        refused(knob, format!("{} is only called without gradients: nothing is trained", root.class))
+    })
 }
 
 fn batch_size(found: &Inspection) -> KnobSite {
@@ -161,6 +172,9 @@ fn by_options(knob: Knob, turned: Turned) -> KnobSite {
 
 fn accumulation(found: &Inspection) -> KnobSite {
     let knob = Knob::Accumulation;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
     let detected = found.detected.as_ref();
     let Some(root) = main_root(found) else {
@@ -221,6 +235,9 @@ fn not_linear(detected: Option<&Detected>) -> Option<String> {
 
 fn checkpoint(found: &Inspection) -> KnobSite {
     let knob = Knob::Checkpoint;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     let detected = found.detected.as_ref();
     if detected.is_some_and(|d| d.checkpointing) {
         return refused(knob, "the script checkpoints by itself");
@@ -251,6 +268,9 @@ fn checkpoint(found: &Inspection) -> KnobSite {
 
 fn offload(found: &Inspection) -> KnobSite {
     let knob = Knob::Offload;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
     if found.device != Device::Cuda {
         return refused(knob, "activations and optimizer state are in host memory already");
     }

@@ -32,6 +32,9 @@ pub struct Place {
     pub after: usize,
     /// The word there: a subcommand, or a program that takes the rest.
     pub until: Option<String>,
+    /// Before the command: a program that starts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub front: bool,
 }
 
 impl Place {
@@ -42,6 +45,7 @@ impl Place {
             anchor: first.checked_sub(1).and_then(|i| command.get(i)).cloned(),
             after,
             until: command.get(after).cloned(),
+            front: false,
         }
     }
 
@@ -51,6 +55,9 @@ impl Place {
             let rest = command.get(from..).unwrap_or_default();
             rest.iter().position(|w| w == OsStr::new(word)).map(|i| from + i)
         };
+        if self.front {
+            return (0, 0);
+        }
         let Some(anchor) = &self.anchor else { return (0, command.len()) };
         // Words that were added before it only push it further back.
         let near = find(anchor, self.first.saturating_sub(1)).or_else(|| find(anchor, 0));
@@ -88,6 +95,11 @@ impl Edit {
             }
         }
         edits
+    }
+
+    /// Words before the command, of a program that starts it.
+    pub fn before(words: Vec<String>) -> Self {
+        Self { words, place: Place { front: true, ..Place::default() }, ..Self::default() }
     }
 
     /// `--batch-size`, whose value is the next word.

@@ -115,6 +115,9 @@ pub enum Record {
     Heartbeat {
         /// Steps finished.
         step: u64,
+        /// Of several ranks: the script's line that runs now, `train.py:41`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<String>,
     },
     /// What training does, once a second, where it is only watched.
     Pulse(Pulse),

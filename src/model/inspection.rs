@@ -131,6 +131,8 @@ pub struct RootInfo {
     pub parameters: u64,
     /// Those that train.
     pub trainable: u64,
+    /// The script only calls it without gradients: it never trains.
+    pub serves: bool,
     /// Bytes of all parameters and buffers.
     pub bytes: u64,
     /// The repeated blocks that checkpointing would act on.
@@ -330,8 +332,22 @@ pub struct KnobSite {
     /// The only values that can be set (an option's choices, the recipe's list); empty when there is no such limit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<Value>,
+    /// What is put before the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<Launcher>,
     /// The script's own value, as text, where known.
     pub current: Option<String>,
+}
+
+/// A program that starts the script several times.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launcher {
+    /// Its words; `{processes}` stands for the number of processes.
+    pub words: Vec<String>,
+    /// That number, where nobody asks for another one.
+    pub processes: u32,
+    /// Threads of the processor that they share.
+    pub threads: u32,
 }
 
 impl KnobSite {
@@ -373,8 +389,22 @@ pub struct Inspection {
     pub roots: Vec<RootInfo>,
     /// What the script does by itself.
     pub detected: Option<Detected>,
+    /// What was launched.
+    #[serde(default)]
+    pub launched: Launched,
     /// One entry for each knob.
     pub knobs: Vec<KnobSite>,
+}
+
+/// The command and the process that trained.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launched {
+    /// As typed.
+    pub command: Vec<String>,
+    /// The interpreter.
+    pub python: String,
+    /// Processes that train together.
+    pub world_size: u32,
 }
 
 impl Inspection {
@@ -401,6 +431,11 @@ impl Inspection {
             Some(head) => Place::of(&options.command, head, options.command.len()),
             None => Place::default(),
         }
+    }
+
+    /// Whether the script calls models without ever training them.
+    pub fn serves(&self) -> bool {
+        !self.roots.is_empty() && self.roots.iter().all(|r| r.serves)
     }
 
     /// The loader that training draws from.

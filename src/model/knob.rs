@@ -138,10 +138,11 @@ knobs! {
     /// The host allocator: `default`; `retain` keeps freed memory instead of returning it to the kernel after each
     /// step; `huge` also asks for huge pages; `pages` asks for huge pages only; `trim` returns memory at once.
     Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "pages", "trim"]);
-    /// Process layout: `single`, `ddp`, `fsdp`.  Reserved: accepted in recipes, refused by this version with the reason.
-    Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp"]);
+    /// Process layout of a plain script: `ddp` (a copy of the model in each process), `fsdp` (a part of it),
+    /// `fsdp_offload` (a part that waits in host memory).
+    Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp", "fsdp_offload"]);
     /// Tensors that wait in host memory: `activations` for the backward pass, the state of the `optimizer` between
-    /// steps; CUDA only.  `parameters` is reserved, like `strategy`.
+    /// steps; CUDA only.  `parameters` is reserved.
     Offload = "offload", Exact, Accepts::Words(&["none", "activations", "optimizer", "parameters"]);
     /// How torch.optim updates parameters: one by one, in lists, in one kernel.
     Optimizer = "optimizer", Exact, Accepts::Words(&["loop", "foreach", "fused"]);
@@ -159,14 +160,11 @@ knobs! {
     EmptyCache = "empty_cache", Exact, Accepts::Bool;
     /// Activations overwrite what they are given where nobody else needs it.
     Inplace = "inplace", Exact, Accepts::Bool;
+    /// Processes of `strategy`; without it as many as there are GPUs, or two on the processor.
+    Processes = "processes", Exact, Accepts::IntFrom(2);
 }
 
 impl Knob {
-    /// Known to the recipe format but not turned by this version.
-    pub fn reserved(self) -> bool {
-        matches!(self, Self::Strategy)
-    }
-
     /// Checks a value, with the sentence to print when it does not fit.
     ///
     /// # Errors
@@ -193,7 +191,8 @@ impl Knob {
         }
         if self == Self::Offload && *value == Value::from("parameters") {
             return Err(
-                "`offload` does not move `parameters` in this version: that needs sharded modules".into()
+                "`offload` does not move `parameters` of a model that is not sharded; `strategy: fsdp_offload` does"
+                    .into()
             );
         }
         if ok { Ok(()) } else { Err(format!("`{}` takes {takes}, not `{value}`", self.name())) }
@@ -285,6 +284,6 @@ mod tests {
         assert!(Knob::Allocator.parse_value("backend:cudaMallocAsync").is_ok());
         let both = Knob::Allocator.parse_value("max_split_size_mb:64,backend:cudaMallocAsync").unwrap_err();
         assert!(both.contains("ignores max_split_size_mb"), "{both}");
-        assert!(Knob::Offload.parse_value("parameters").unwrap_err().contains("sharded modules"));
+        assert!(Knob::Offload.parse_value("parameters").unwrap_err().contains("fsdp_offload"));
     }
 }

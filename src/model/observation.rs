@@ -1,7 +1,5 @@
 //! What was measured in one trial.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::configuration::Configuration;
@@ -281,18 +279,27 @@ pub struct Observation {
     /// Found by a launch that inspects.
     pub inspection: Option<Inspection>,
     /// Figures by rank, when there are several: `samples/s`, peaks.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub ranks: BTreeMap<u32, RankFigures>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankFigures>,
 }
 
 /// One rank's share.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankFigures {
+    /// Which.
+    pub rank: u32,
     /// Its own samples per second.
     #[serde(with = "number")]
     pub samples_per_second: f64,
+    /// Median seconds of a step in which it worked: its threads computed, or it waited for its loader.  What is left of
+    /// a step it waited for other ranks.
+    #[serde(default, with = "number")]
+    pub busy_seconds: f64,
     /// Its own device or host peak, bytes.
     pub peak: u64,
+    /// It holds the others up.
+    #[serde(default)]
+    pub straggler: bool,
 }
 
 impl Observation {

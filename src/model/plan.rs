@@ -125,6 +125,9 @@ pub struct AgentPlan {
     pub cap_bytes: Option<u64>,
     /// Loss and pre-clip gradient norm are recorded for this many first steps.
     pub parity_steps: u32,
+    /// The script was seen to call models without ever training them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serves: bool,
     /// Nothing is drawn at random in training: dropout is off, transforms depend on the sample alone.
     #[serde(default)]
     pub quiet: bool,

@@ -33,8 +33,6 @@ pub enum RecipeErrorKind {
     UnknownKnob,
     /// A value that the key or the knob does not take.
     BadValue,
-    /// A part of the format that this version does not carry out.
-    NotInThisVersion,
     /// No shipped recipe has this name.
     UnknownRecipe,
 }

@@ -11,9 +11,6 @@ use super::error::nearest;
 use super::scalars::{FromWord, Word, word};
 use crate::model::{Knob, Value, knob::env_safe};
 
-/// Said of knobs that the format knows and this version does not turn.
-pub(super) const NOT_YET: &str = "is part of the format, but this version of autofit does not turn it";
-
 /// A knob's name, with a suggestion when there is no such knob.
 pub(super) struct KnobName(pub Knob);
 
@@ -112,9 +109,6 @@ impl<'de> Visitor<'de> for RuleOf {
             return Err(A::Error::custom(format!(
                 "`{stray}` is not a placeholder here, {{value}} and {place} are{hint}"
             )));
-        }
-        if knob.reserved() && !rule.off {
-            return Err(A::Error::custom(format!("`{knob}` {NOT_YET}")));
         }
         Ok(rule)
     }

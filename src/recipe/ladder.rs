@@ -6,7 +6,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, de};
 
 use super::Rung;
-use super::knobs::{KnobName, NOT_YET, ValuesOf};
+use super::knobs::{KnobName, ValuesOf};
 use crate::model::{Configuration, Knob};
 
 impl<'de> Deserialize<'de> for Rung {
@@ -26,14 +26,12 @@ impl<'de> Visitor<'de> for RungVisitor {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Rung, E> {
         let knob: Knob = name.parse().map_err(E::custom)?;
-        turned(knob)?;
         Ok(Rung::Knob { knob, values: Vec::new() })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Rung, A::Error> {
         let mut moves = Vec::new();
         while let Some(KnobName(knob)) = map.next_key()? {
-            turned(knob)?;
             moves.push((knob, map.next_value_seed(ValuesOf(knob))?));
         }
         match moves.len() {
@@ -59,8 +57,4 @@ impl<'de> Visitor<'de> for RungVisitor {
             }
         }
     }
-}
-
-fn turned<E: de::Error>(knob: Knob) -> Result<(), E> {
-    if knob.reserved() { Err(E::custom(format!("`{knob}` {NOT_YET}"))) } else { Ok(()) }
 }

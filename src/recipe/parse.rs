@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::error::nearest;
-use super::knobs::{KnobRules, NOT_YET};
+use super::knobs::KnobRules;
 use super::scalars::{Command, DeviceWord, Positive, Seconds, Share, Size, Version};
 use super::{Limits, Policy, Recipe, RecipeError, RecipeErrorKind, Rung};
 use crate::model::{BatchPolicy, NumericsClass};
@@ -211,9 +211,6 @@ fn in_our_words(message: &str) -> (RecipeErrorKind, String, Option<String>) {
             }
             None => (kind, message.to_owned(), None),
         };
-    }
-    if message.contains(NOT_YET) {
-        return (Kind::NotInThisVersion, message.to_owned(), None);
     }
     if let Some(rest) = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: ")) {
         let sentence = match rest.split_once(", expected ") {

@@ -10,17 +10,7 @@ use crate::model::plan::Device;
 
 static RECIPES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/recipes");
 
-/// Recipes that later versions carry out, and what they wait for.
-const PLANNED: &[(&str, &str)] = &[
-    ("fsdp", "it needs several processes with sharded parameters"),
-    ("ddp", "it needs several processes"),
-    (
-        "offload",
-        "it needs parameters moved to the host too; the knob `offload` moves activations or optimizer state",
-    ),
-];
-
-/// Shipped recipes by name, in alphabetical order; those that this version refuses included.
+/// Shipped recipes by name, in alphabetical order.
 pub fn names() -> Vec<String> {
     let mut names: Vec<String> = RECIPES
         .files()
@@ -31,39 +21,29 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// A shipped recipe.
+/// A shipped recipe.  It has no command: one that stands in it is about the files beside it.
 ///
 /// # Errors
-/// There is none of this name; the message says which there are, or that this one comes with a later version.
+/// There is none of this name; the message says which there are.
 pub fn shipped(name: &str) -> Result<Recipe, RecipeError> {
-    let waits = PLANNED.iter().find(|(n, _)| *n == name);
-    if let (Some(text), None) = (text(name), waits) {
-        // Its paths are relative to where the user stands: a recipe in the binary has no folder.
-        return load(text, Path::new(&format!("{name}.yaml")));
+    if let Some(text) = text(name) {
+        let recipe = load(text, Path::new(&format!("{name}.yaml")))?;
+        return Ok(Recipe { command: None, ..recipe });
     }
     let known = names();
-    let (kind, message) = match waits {
-        Some((_, why)) => (
-            RecipeErrorKind::NotInThisVersion,
-            format!("the recipe `{name}` is not in this version of autofit: {why}"),
-        ),
-        None => (
-            RecipeErrorKind::UnknownRecipe,
-            format!(
-                "there is no file and no shipped recipe `{name}`; the shipped recipes are {}",
-                known.join(", ")
-            ),
-        ),
-    };
+    let message = format!(
+        "there is no file and no shipped recipe `{name}`; the shipped recipes are {}",
+        known.join(", ")
+    );
     let meant = super::error::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
     Err(RecipeError {
         file: name.into(),
         line: None,
         column: None,
         key: None,
-        kind,
+        kind: RecipeErrorKind::UnknownRecipe,
         message,
-        meant: meant.filter(|_| kind == RecipeErrorKind::UnknownRecipe),
+        meant,
     })
 }
 
@@ -72,7 +52,7 @@ pub fn text(name: &str) -> Option<&'static str> {
     RECIPES.get_file(format!("{name}.yaml")).and_then(|f| f.contents_utf8())
 }
 
-/// What a shipped recipe is for, whether or not this version can carry it out.
+/// What a shipped recipe is for.
 pub fn about(name: &str) -> String {
     let read = text(name).and_then(|t| serde_yaml::from_str::<serde_yaml::Value>(t).ok());
     let about = read.as_ref().and_then(|r| r.get("about")).and_then(serde_yaml::Value::as_str);

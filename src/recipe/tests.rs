@@ -137,13 +137,13 @@ fn every_mistake_has_its_place_and_a_way_out() {
             "my.yaml:2:5: ladder[0]: knobs that are turned together take one value each, but `amp` has 2",
         ),
         (
-            "ladder: [{strategy: fsdp}]\n",
-            "my.yaml:1:10: ladder[0]: `strategy` is part of the format, but this version of autofit does not turn it",
+            "ladder: [{strategy: deepspeed}]\n",
+            "my.yaml:1:21: ladder[0].strategy: `strategy` takes one of single, ddp, fsdp, fsdp_offload, not `deepspeed`",
         ),
         (
             "knobs: {offload: {values: [parameters]}}\n",
-            "my.yaml:1:28: knobs.offload.values[0]: `offload` does not move `parameters` in this version: that needs \
-             sharded modules",
+            "my.yaml:1:28: knobs.offload.values[0]: `offload` does not move `parameters` of a model that is not \
+             sharded; `strategy: fsdp_offload` does",
         ),
         (
             "memory_cap: lots\n",
@@ -186,7 +186,6 @@ fn kinds_are_told_apart() {
     assert_eq!(kind("nope: 1"), RecipeErrorKind::UnknownKey);
     assert_eq!(kind("ladder: [nope]"), RecipeErrorKind::UnknownKnob);
     assert_eq!(kind("ladder: [{amp: 1}]"), RecipeErrorKind::BadValue);
-    assert_eq!(kind("ladder: [strategy]"), RecipeErrorKind::NotInThisVersion);
 }
 
 #[test]
@@ -202,6 +201,7 @@ fn every_shipped_recipe_is_sound() {
         "hf-trainer",
         "inference",
         "lightning",
+        "offload",
         "single-gpu",
     ];
     assert_eq!(names(), all);
@@ -209,9 +209,6 @@ fn every_shipped_recipe_is_sound() {
     for name in names() {
         assert!(!about(&name).is_empty(), "{name}");
         assert!(guide.contains(&format!("| `{name}` |")), "recipes/README.md has no row for {name}");
-        if ["ddp", "fsdp"].contains(&name.as_str()) {
-            continue;
-        }
         let recipe = shipped(&name).unwrap();
         assert!(!recipe.about.is_empty() && !recipe.ladder.is_empty(), "{name}");
         assert!(recipe.command.is_none(), "{name}");
@@ -232,15 +229,15 @@ fn every_shipped_recipe_is_sound() {
 }
 
 #[test]
-fn recipes_of_later_versions_are_refused_with_the_reason() {
-    let error = shipped("fsdp").unwrap_err();
-    assert_eq!(error.kind, RecipeErrorKind::NotInThisVersion);
-    assert!(error.to_string().contains("several processes"), "{error}");
-    for name in ["ddp", "fsdp"] {
-        // As a file it is refused for the knob, with its place.
-        let error = load(text(name).unwrap(), Path::new(name)).unwrap_err();
-        assert_eq!((error.kind, error.line.is_some()), (RecipeErrorKind::NotInThisVersion, true), "{error}");
-        assert!(about(name).contains("tunes one process"), "{name}");
+fn recipes_with_a_command_are_about_files_beside_them() {
+    for name in ["ddp", "fsdp", "offload"] {
+        // By name there is nothing beside it.
+        assert!(shipped(name).unwrap().command.is_none());
+        let file = load(text(name).unwrap(), Path::new(&format!("recipes/{name}.yaml"))).unwrap();
+        let command = file.command.unwrap();
+        assert_eq!((command[0].as_str(), command[1].as_str()), ("python", "examples/gpt.py"));
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&command[1]).exists());
+        assert_eq!(file.directory, Path::new("recipes/.."));
     }
     let error = shipped("fragmentatoin").unwrap_err();
     assert_eq!(error.meant.as_deref(), Some("fragmentation"));

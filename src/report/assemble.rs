@@ -268,6 +268,7 @@ fn trial(o: &Observation, reference: Option<&Observation>, predicted: Option<&Pr
             loader_wait_share: timing.map(|t| t.loader_wait_share),
             first_step_seconds: timing.map(|t| t.first_step_after),
         },
+        ranks: o.ranks.clone(),
         effective: o.knobs.iter().map(|k| (k.knob, k.effective.clone())).collect(),
     }
 }

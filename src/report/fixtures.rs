@@ -63,7 +63,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         seconds: 9.5,
         tail: vec![],
         inspection: None,
-        ranks: BTreeMap::new(),
+        ranks: Vec::new(),
     }
 }
 

@@ -235,6 +235,7 @@ mod tests {
                 threads: 2,
                 ..Default::default()
             }),
+            launched: Default::default(),
             knobs: vec![
                 site(Knob::BatchSize, Some(Way::Option), "--batch-size", None, Some("64")),
                 site(Knob::Amp, Some(Way::Agent), "autocast around the call of GPT", None, Some("off")),

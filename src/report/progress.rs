@@ -222,6 +222,9 @@ impl Reporter {
                 k.knob, k.requested, k.how
             ));
         }
+        for figures in &o.ranks {
+            self.line(&format!("    {}", words::rank(figures)));
+        }
         if let Some(t) = &o.timing {
             let steps = words::count(u64::from(t.steps), "steady step", "steady steps");
             self.line(&format!(

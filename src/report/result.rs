@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, ProcessEnd};
+use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
@@ -288,6 +288,9 @@ pub struct Trial {
     pub predicted: Option<Prediction>,
     /// What was measured.
     pub measured: Measured,
+    /// Figures of each rank, where there are several.
+    #[serde(default)]
+    pub ranks: Vec<RankFigures>,
     /// Values read back: knob -> value in force (`null`: not in force).
     pub effective: BTreeMap<Knob, Option<crate::model::Value>>,
 }

@@ -4,7 +4,7 @@ use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial,
 use super::style::{Style, hang, one_line, wrap};
 use super::{redact, shortfall, words};
 use crate::model::observation::Cap;
-use crate::model::parity::Outcome;
+use crate::model::parity::{Outcome, Quantity};
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Purpose, Verdict};
 
@@ -249,6 +249,9 @@ fn winner(w: &Candidate, r: &TuneResult, say: &mut impl FnMut(&str, &str)) {
 fn parity(p: &Parity, r: &TuneResult) -> Option<String> {
     if let Some(sentence) = &p.sentence {
         let word = match p.outcome {
+            Some(Outcome::Agrees) if p.figures.iter().all(|f| f.what == Quantity::Output) => {
+                "returns what the script as it is does: "
+            }
             Some(Outcome::Agrees) => "trains like the script as it is: ",
             _ => "",
         };

@@ -1,7 +1,7 @@
 //! Figures and names as people read them.
 
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, Timing};
+use crate::model::observation::{Cap, Coverage, RankFigures, Timing};
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Observation, Purpose, Verdict};
 
@@ -89,6 +89,18 @@ pub fn bytes(n: Option<u64>) -> String {
 /// `1 launch`, `9 launches`.
 pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// `rank 1: 412 samples/s, 0.21 s of work a step, peak 1.21 GiB; it holds the others up`.
+pub fn rank(figures: &RankFigures) -> String {
+    let slow = if figures.straggler { "; it holds the others up" } else { "" };
+    format!(
+        "rank {}: {} samples/s, {} s of work a step, peak {}{slow}",
+        figures.rank,
+        number(figures.samples_per_second),
+        number(figures.busy_seconds),
+        Bytes(figures.peak)
+    )
 }
 
 /// What a trial tries: its settings, and why it was launched where that is not plain from them.

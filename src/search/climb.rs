@@ -155,7 +155,7 @@ pub(super) fn look_beyond(
 /// Knobs whose effect on speed cannot pay here, with the reason, for the report.
 pub(super) fn say_what_cannot_pay(session: &mut Session<'_>, space: &Space<'_>) {
     let wait = session.loader_wait();
-    for knob in Knob::ALL.iter().filter(|k| !k.reserved()) {
+    for knob in Knob::ALL {
         let in_reach = space.site(*knob).is_some();
         let room = (*knob == Knob::Compile && in_reach).then(|| session.no_room_to_compile(space)).flatten();
         if let Some(why) = room.or_else(|| cannot_pay(*knob, session.plan, space.found(), wait)) {

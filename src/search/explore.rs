@@ -80,7 +80,11 @@ fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) 
     }
     let wait = session.loader_wait();
     let still_waits = session.wait_of(around).is_none_or(|w| w >= LITTLE_WAIT);
-    for knob in Knob::ALL.iter().filter(|k| !k.reserved()) {
+    for knob in Knob::ALL {
+        // A number of processes is part of how they train.
+        if *knob == Knob::Processes && around.get(Knob::Strategy).is_none() {
+            continue;
+        }
         if cannot_pay(*knob, session.plan, space.found(), wait).is_some() {
             continue;
         }

@@ -77,8 +77,31 @@ impl Context<'_> {
             (Knob::ChannelsLast, _) => one(0.03, 0.10),
             (Knob::Compile, Value::Text(t)) => compile(t, cuda),
             (Knob::EmptyCache, _) => one(-0.02, 0.02),
+            // Each GPU computes its part of the batch; on the processor the same cores do.
+            (Knob::Strategy, Value::Text(t)) => self.strategy(t),
             _ => one(0.0, 0.02),
         }
+    }
+
+    fn strategy(&self, word: &str) -> Vec<Effect> {
+        let shared = match self.device {
+            Device::Cuda => {
+                Effect { key: "strategy".into(), mean: 0.8 * f64::from(self.processes()).ln(), sd: 0.3 }
+            }
+            Device::Cpu => Effect { key: "strategy".into(), mean: 0.0, sd: 0.25 },
+        };
+        let more = |mean: f64, sd: f64| Effect { key: format!("strategy={word}"), mean, sd };
+        match word {
+            "fsdp" => vec![shared, more(-0.08, 0.10)],
+            "fsdp_offload" => vec![shared, more(-0.6, 0.3)],
+            _ => vec![shared],
+        }
+    }
+
+    /// As many as `strategy` starts.
+    fn processes(&self) -> u32 {
+        let site = self.found.site(Knob::Strategy);
+        site.and_then(|s| s.launcher.as_ref()).map_or(1, |l| l.processes.max(1))
     }
 
     fn threads(&self) -> f64 {
@@ -155,6 +178,9 @@ impl Context<'_> {
             // Lists need room for intermediate results of all parameters at once.
             (Knob::Optimizer, Value::Text(t)) if t == "foreach" && self.device == Device::Cpu => 1.05,
             (Knob::Compile, Value::Text(t)) if t == "reduce-overhead" => 1.05,
+            // On the processor the limit is about all processes together.
+            (Knob::Strategy, _) if self.device == Device::Cpu => 1.0,
+            (Knob::Strategy, _) => 1.0 / f64::from(self.processes()),
             (Knob::NumWorkers, Value::Int(n)) if self.device == Device::Cpu => 1.0 + 0.03 * *n as f64,
             _ => 1.0,
         }

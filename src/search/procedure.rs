@@ -108,6 +108,7 @@ fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<O
         loaders: Vec::new(),
         roots: Vec::new(),
         detected: None,
+        launched: Default::default(),
         knobs: Vec::new(),
     };
     let space = Space::new(session.plan, &found, session.plan.policy.numerics);

@@ -9,7 +9,7 @@ use super::replay::{Halt, Session, Step};
 use super::space::{Space, with};
 use crate::model::{Configuration, Knob, NumericsClass, Observation, Purpose, Value, Verdict};
 use crate::verdict::bands::Terms;
-use crate::verdict::parity::{Parity, Trace, check, is_reference};
+use crate::verdict::parity::{Parity, Trace, check, is_reference, shows_something};
 
 /// The script's own batch is divided by these, one after the other, until it fits.
 const DIVISORS: [i64; 2] = [4, 16];
@@ -53,7 +53,7 @@ type Answer = Result<Training, String>;
 fn compare(session: &mut Session<'_>, space: &Space<'_>, winner: &Configuration) -> Step<Answer> {
     let terms = Terms::new(winner, Some(space.found()));
     if terms.other_batch {
-        return Ok(Ok(Training::Same)); // another training run by the user's leave
+        return other_batch(session, space, winner);
     }
     if session.state(&Configuration::baseline()) == State::Fits {
         if !terms.other_draws || drew_the_same(session, winner, &terms) || !trains_alone(session) {
@@ -82,6 +82,17 @@ fn compare(session: &mut Session<'_>, space: &Space<'_>, winner: &Configuration)
     Ok(Err("the script as it is does not fit with smaller batches either".to_owned()))
 }
 
+/// Another batch is another training run, by the user's leave.  In a script that never trains samples do not meet: what
+/// else is set is compared at the script's own batch.
+fn other_batch(session: &mut Session<'_>, space: &Space<'_>, winner: &Configuration) -> Step<Answer> {
+    let rest = winner.without(Knob::BatchSize);
+    let fits = session.state(&Configuration::baseline()) == State::Fits;
+    if !space.found().serves() || rest.is_baseline() || !fits {
+        return Ok(Ok(Training::Same));
+    }
+    with_batch(session, &rest, None).map(|answer| answer.unwrap_or_else(|| Err(NO_STEPS.to_owned())))
+}
+
 const NO_STEPS: &str = "the script as it is took no steps in a launch without random draws";
 
 /// Both with this batch and without draws; `None` where the script as it is does not run so.
@@ -91,7 +102,7 @@ fn with_batch(session: &mut Session<'_>, winner: &Configuration, batch: Option<i
         None => settings.clone(),
     };
     let reference = session.launch(&at(&Configuration::baseline()), Purpose::Parity)?;
-    if state_of(reference) != State::Fits || reference.losses.is_empty() {
+    if state_of(reference) != State::Fits || !shows_something(reference) {
         return Ok(None);
     }
     let o = session.launch(&at(winner), Purpose::Parity)?;

@@ -50,7 +50,7 @@ impl<'a> Space<'a> {
             Knob::BatchSize => self.may_change_batch(),
             _ => site.class <= self.bound,
         };
-        (allowed && !knob.reserved()).then_some(site)
+        allowed.then_some(site)
     }
 
     fn may_change_batch(&self) -> bool {
@@ -103,6 +103,7 @@ impl<'a> Space<'a> {
             Knob::Amp => *value == Value::from("off"),
             Knob::Checkpoint | Knob::Offload => *value == Value::from("none"),
             Knob::Malloc => *value == Value::from("default"),
+            Knob::Strategy => *value == Value::from("single"),
             Knob::Compile => *value == Value::from("off"),
             _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
         }
@@ -145,7 +146,8 @@ impl<'a> Space<'a> {
             Knob::PinMemory | Knob::PersistentWorkers => vec![true.into()],
             Knob::PrefetchFactor => ints(vec![4, 8]),
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
-            Knob::Strategy => Vec::new(),
+            // Where a recipe lists them.
+            Knob::Strategy | Knob::Processes => Vec::new(),
             Knob::Optimizer => vec!["fused".into(), "foreach".into()],
             Knob::SetToNone
             | Knob::Tf32
@@ -259,6 +261,7 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
         (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
         (Knob::Inplace, Value::Bool(on)) => *on,
+        (Knob::Strategy, Value::Text(t)) => t != "single",
         _ => false,
     }
 }
@@ -273,6 +276,9 @@ pub(super) fn with(settings: &Configuration, knob: Knob, value: Value) -> Config
 /// `settings` without a knob, and without those that mean nothing without it.
 pub(super) fn without(settings: &Configuration, knob: Knob) -> Configuration {
     let next = settings.without(knob);
+    if knob == Knob::Strategy {
+        return next.without(Knob::Processes);
+    }
     if knob == Knob::NumWorkers {
         return next.without(Knob::PrefetchFactor).without(Knob::PersistentWorkers);
     }

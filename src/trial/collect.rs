@@ -131,6 +131,17 @@ impl Records {
         facts
     }
 
+    /// Where each of several ranks was when it was last heard: `(rank, "train.py:41")`.
+    pub fn places(&self) -> Vec<(u32, String)> {
+        let last = |r: &RankRecords| {
+            r.events.iter().rev().find_map(|e| match &e.record {
+                Record::Heartbeat { place, .. } => Some(place.clone()),
+                _ => None,
+            })
+        };
+        self.ranks.iter().filter_map(|(rank, r)| Some((*rank, last(r)??))).collect()
+    }
+
     /// Faults of the agent itself.
     pub fn faults(&self) -> Vec<String> {
         self.all()

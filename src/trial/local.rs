@@ -16,6 +16,7 @@ use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
 use super::reclaim::Reclaim;
 use super::references::References;
+use super::rendezvous;
 use super::room;
 use crate::agent::{AgentFiles, EventReader};
 use crate::model::event::Record;
@@ -268,7 +269,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             let now = trial.started.elapsed().as_secs_f64();
             for (rank, event) in trial.reader.read() {
                 pulse.hear(&event.record, now);
-                patience.hear(&event.record, now);
+                patience.hear(rank, &event.record, now);
                 reclaim.hear(&event.record);
                 trial.records.extend(rank, [event]);
             }
@@ -342,6 +343,7 @@ impl Site {
             env.entry("PYTHONHASHSEED".into()).or_insert_with(|| seed.to_string().into());
         }
         env.extend(offline::variables(dir, !prepared.plan.inspect));
+        env.extend(rendezvous::variables(&self.env));
         env.extend(prepared.env.iter().map(|(n, v)| (n.into(), v.into())));
         let inherited = self.env.iter().find(|(n, _)| n == "PYTHONPATH").map(|(_, v)| v.clone());
         env.extend(agent.env(plan, inherited.as_deref()).into_iter().map(|(n, v)| (n.into(), v)));

@@ -14,9 +14,11 @@ pub mod local;
 pub mod observe;
 pub mod patience;
 pub mod prepare;
+mod ranks;
 mod reclaim;
 pub mod recorded;
 pub mod references;
+mod rendezvous;
 mod room;
 pub mod schedule;
 

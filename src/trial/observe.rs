@@ -2,6 +2,7 @@
 
 use super::collect::Records;
 use super::local::{Site, Trial};
+use super::ranks;
 use super::references::References;
 use super::schedule::PARITY_STEPS;
 use crate::inspect::build_inspection;
@@ -49,11 +50,12 @@ pub(super) fn observe(
     let mut facts = TrialFacts {
         end: end.clone(),
         hello: records.hello(&trial.prepared.plan.nonce),
-        knobs: records.all_knobs(),
+        knobs: if records.ranks.len() > 1 { records.knobs() } else { records.all_knobs() },
         settings: spec.settings.clone(),
         timing: timing.clone(),
         oom_events: records.ooms(),
-        oom_kills: ended.as_ref().map(|e| e.oom_kills),
+        // Only a cgroup counts them.
+        oom_kills: ended.as_ref().filter(|e| e.cap.mechanism.starts_with("cgroup")).map(|e| e.oom_kills),
         failure: (!good_end).then(|| failure::read_failure(&text, Some(&end))),
         oom_text: failure::oom_line(&text),
         faults: records.faults(),
@@ -63,6 +65,7 @@ pub(super) fn observe(
         thrash: rank_steps.iter().find_map(|s| thrash::thrashing(s)),
         parity: None,
         disturbance: disturbance.clone(),
+        places: records.places(),
     };
     let inspection =
         (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
@@ -98,7 +101,7 @@ pub(super) fn observe(
         seconds,
         tail: Vec::new(),
         inspection,
-        ranks: Default::default(),
+        ranks: ranks::figures(records, site.device),
         parity: None,
         torch: records.torch(),
     };
@@ -106,6 +109,9 @@ pub(super) fn observe(
     observation.parity = References::told(checked.as_ref());
     facts.parity = checked.map(|c| c.parity);
     (observation.verdict, observation.why) = judge(&facts);
+    if let (Some(slow), Verdict::Fit) = (ranks::straggler_words(&observation.ranks), observation.verdict) {
+        observation.why.push_str(&slow);
+    }
     if let (true, Ok(running)) = (observation.verdict != Verdict::Fit, &trial.running) {
         observation.tail = running.tail(TAIL_LINES);
     }

@@ -1,5 +1,6 @@
 //! When a trial has hung.  Pure: times in, judgement out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::event::Record;
@@ -12,6 +13,12 @@ const STALL_FACTOR: f64 = 30.0;
 
 /// A step may always take this long.
 const STALL_FLOOR: Duration = Duration::from_secs(60);
+
+/// The same for several ranks, which wait for each other: what is stalled there holds all of them.
+const STALL_FLOOR_OF_RANKS: Duration = Duration::from_secs(20);
+
+/// One rank's agent may be this long silent while another's beats.
+const RANK_SILENCE: Duration = Duration::from_secs(20);
 
 /// The agent beats every two seconds from a thread of its own; a process this long silent is stopped or gone.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -40,6 +47,8 @@ pub struct Patience {
     pub timeout: Option<Duration>,
     /// Several ranks: one that stalls or is out of memory hangs the others.
     pub several_ranks: bool,
+    /// When each rank that trains was last heard; one that has said its last word is taken out.
+    ranks: BTreeMap<u32, f64>,
     /// What a step may take longer because something is compiled in it.
     compiling: Duration,
     last_record: f64,
@@ -56,9 +65,21 @@ impl Patience {
         Self { timeout: Some(timeout + compiling), compiling, ..Self::default() }
     }
 
-    /// A record of the agent.
-    pub fn hear(&mut self, record: &Record, now: f64) {
+    /// A record of one rank's agent.
+    pub fn hear(&mut self, rank: u32, record: &Record, now: f64) {
         self.record(now);
+        match record {
+            Record::End { .. } => {
+                self.ranks.remove(&rank);
+            }
+            // Who does not train has no heartbeat.
+            Record::Heartbeat { .. } => {
+                self.ranks.insert(rank, now);
+            }
+            _ => {
+                self.ranks.entry(rank).and_modify(|at| *at = now);
+            }
+        }
         match record {
             Record::Hello(hello) if hello.world_size > 1 => self.several_ranks = true,
             Record::Step(_) => self.step(now),
@@ -104,10 +125,14 @@ impl Patience {
             return Some(ProcessEnd::RankLost);
         }
         let last_step = self.last_step?;
+        if self.several_ranks && self.ranks.values().any(|at| now - at > RANK_SILENCE.as_secs_f64()) {
+            return Some(ProcessEnd::RankLost);
+        }
         if now - self.last_record > SILENCE.as_secs_f64() {
             return Some(ProcessEnd::Hung);
         }
-        let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(STALL_FLOOR.as_secs_f64());
+        let floor = if self.several_ranks { STALL_FLOOR_OF_RANKS } else { STALL_FLOOR };
+        let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(floor.as_secs_f64());
         let allowed = allowed + self.compiling.as_secs_f64();
         (!self.in_phase && now - last_step > allowed).then_some(ProcessEnd::Hung)
     }
@@ -176,5 +201,31 @@ mod tests {
         p.oom(2.0);
         assert_eq!(p.verdict(5.0), None);
         assert_eq!(p.verdict(11.0), Some(ProcessEnd::RankLost));
+    }
+
+    #[test]
+    fn a_rank_that_is_silent_while_another_beats_is_lost() {
+        let beat = Record::Heartbeat { step: 1, place: None };
+        let end = Record::End { reason: crate::model::event::EndReason::ScriptEnd, error: None };
+        let mut p = Patience { several_ranks: true, ..Patience::default() };
+        p.step(1.0);
+        p.phase();
+        p.hear(0, &beat, 1.0);
+        p.hear(1, &beat, 1.0);
+        p.hear(0, &beat, 22.0);
+        assert_eq!(p.verdict(22.0), Some(ProcessEnd::RankLost));
+        // ... but not one that has said its last word.
+        p.hear(1, &end, 22.0);
+        assert_eq!(p.verdict(22.0), None);
+    }
+
+    #[test]
+    fn several_ranks_that_stand_still_are_given_less_time() {
+        let mut p = Patience { several_ranks: true, ..Patience::default() };
+        p.step(1.0);
+        p.step(1.1);
+        p.record(22.0);
+        assert_eq!(p.verdict(21.0), None);
+        assert_eq!(p.verdict(22.0), Some(ProcessEnd::Hung));
     }
 }

@@ -55,6 +55,7 @@ pub fn prepare(
         inspect: spec.purpose == Purpose::Baseline,
         cap_bytes,
         parity_steps: PARITY_STEPS,
+        serves: inspection.is_some_and(Inspection::serves),
         quiet: spec.purpose == Purpose::Parity,
         profile: false,
         seed: Some(SEED),
@@ -116,11 +117,30 @@ fn set(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
         }
     }
     done.edits.extend(wanted.values().map(|(turn, text)| turn.edit(text)));
+    // Last, so that the words of the command are where they were seen.
+    launch_several(&mut done, settings, inspection);
     for (knob, dest) in asked {
         let value = wanted[dest].1.clone();
         done.options.entry(knob).or_default().push(OptionAsked { dest: dest.to_owned(), value });
     }
     done
+}
+
+/// Several processes: the program that starts them, and what they have in common.
+fn launch_several(done: &mut Applied, settings: &Configuration, inspection: Option<&Inspection>) {
+    let strategy = settings.text(Knob::Strategy).filter(|word| *word != "single");
+    let site = strategy.and_then(|_| inspection?.site(Knob::Strategy));
+    let Some(launcher) = site.and_then(|s| s.launcher.as_ref()) else { return };
+    let asked = settings.int(Knob::Processes).and_then(|n| u32::try_from(n).ok());
+    let processes = asked.unwrap_or(launcher.processes).max(1);
+    let words = launcher.words.iter().map(|w| w.replace("{processes}", &processes.to_string()));
+    done.edits.push(Edit::before(words.collect()));
+    // The order of a set of words is the same in all of them, and in a trial the baseline's.
+    done.env.insert("PYTHONHASHSEED".to_owned(), SEED.to_string());
+    if launcher.threads > 0 && settings.get(Knob::OmpThreads).is_none() {
+        // torchrun gives each one thread where nobody says otherwise.
+        done.env.insert("OMP_NUM_THREADS".to_owned(), (launcher.threads / processes).max(1).to_string());
+    }
 }
 
 #[cfg(test)]

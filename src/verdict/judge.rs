@@ -96,6 +96,8 @@ pub struct TrialFacts {
     pub parity: Option<Parity>,
     /// Load that was not ours.
     pub disturbance: Disturbance,
+    /// Of several ranks: the line of the script at which each was last seen.
+    pub places: Vec<(u32, String)>,
 }
 
 /// The judgement, and one sentence why.
@@ -149,7 +151,9 @@ fn out_of_memory(facts: &TrialFacts) -> Rule {
         return oom(format!("{} ran out of memory {}: {message}{caught}", e.device, phase_words(e.phase)));
     }
     match &facts.failure {
-        Some(f) if !clean && f.kind.is_memory() => return oom(f.cause.clone()),
+        Some(f) if !clean && f.kind.is_memory() && !killed_otherwise(facts, f) => {
+            return oom(f.cause.clone());
+        }
         _ => {}
     }
     match &facts.oom_text {
@@ -159,6 +163,14 @@ fn out_of_memory(facts: &TrialFacts) -> Rule {
         }
         _ => None,
     }
+}
+
+/// All that speaks of memory is a SIGKILL (of a rank, which its launcher tells of), and the kernel has counted none.
+fn killed_otherwise(facts: &TrialFacts, failure: &Failure) -> bool {
+    facts.oom_kills == Some(0)
+        && facts.oom_text.is_none()
+        && failure.fields.signal.as_deref() == Some("SIGKILL")
+        && failure.fields.requested_bytes.is_none()
 }
 
 fn ended_by_us(facts: &TrialFacts) -> Rule {
@@ -171,12 +183,22 @@ fn ended_by_us(facts: &TrialFacts) -> Rule {
         0 => "before its first step".to_owned(),
         n => format!("after {n} steps"),
     };
-    Some((verdict, format!("{} {steps}", ending(&facts.end))))
+    Some((verdict, format!("{} {steps}{}", ending(&facts.end), last_seen(facts))))
+}
+
+/// `; rank 0 was last seen at train.py:30, rank 1 at train.py:27`: the one that is elsewhere holds the others up.
+fn last_seen(facts: &TrialFacts) -> String {
+    let each: Vec<String> =
+        facts.places.iter().map(|(rank, place)| format!("rank {rank} at {place}")).collect();
+    if each.is_empty() { String::new() } else { format!("; last seen: {}", each.join(", ")) }
 }
 
 fn bad_end(facts: &TrialFacts) -> Rule {
     let failed = |why: String| Some((Verdict::Failed, why));
     let because = match &facts.failure {
+        Some(f) if killed_otherwise(facts, f) => {
+            "; one of its processes was killed by SIGKILL, and not for its memory".to_owned()
+        }
         Some(f) => format!("; {}", f.evidence.as_deref().map_or(f.cause.as_str(), first_line)),
         None => String::new(),
     };

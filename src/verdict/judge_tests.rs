@@ -24,6 +24,7 @@ fn good() -> TrialFacts {
         thrash: None,
         parity: None,
         disturbance: Disturbance::default(),
+        places: vec![],
     }
 }
 
@@ -197,6 +198,12 @@ fn the_rules_in_their_order() {
         ("no room for files", with(|f| f.end = Thrashed), Verdict::Thrash, "read from disk again"),
         ("a rank stalled", with(|f| f.end = RankLost), Verdict::Timeout, "lost a rank"),
         (
+            "ranks that stand still say where",
+            with(|f| (f.end, f.places) = (Hung, vec![(0, "t.py:9".into()), (1, "t.py:7".into())])),
+            Verdict::Timeout,
+            "last seen: rank 0 at t.py:9, rank 1 at t.py:7",
+        ),
+        (
             "too long with a failure in the text that is not memory",
             with(|f| (f.end, f.failure) = (TimedOut, read(NotMemory))),
             Verdict::Timeout,
@@ -209,6 +216,16 @@ fn the_rules_in_their_order() {
             with(|f| f.end = Signaled { signal: 9 }),
             Verdict::Failed,
             "SIGKILL",
+        ),
+        (
+            "a rank killed, and the cgroup counted no kill for memory",
+            with(|f| {
+                f.end = Exited { code: 1 };
+                let fields = FailureFields { signal: Some("SIGKILL".into()), ..FailureFields::default() };
+                f.failure = read(HostOom).map(|r| Failure { fields, ..r });
+            }),
+            Verdict::Failed,
+            "killed by SIGKILL, and not for its memory",
         ),
         (
             "an ordinary exception",

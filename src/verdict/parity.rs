@@ -69,7 +69,12 @@ impl<'a> Trace<'a> {
 pub fn is_reference(o: &Observation) -> bool {
     o.settings.is_baseline()
         && matches!(o.purpose, Purpose::Baseline | Purpose::Repeat | Purpose::Climb | Purpose::Prune)
-        && !o.losses.is_empty()
+        && shows_something(o)
+}
+
+/// Whether a launch has a loss, or an output where nothing is trained, that others can be compared with.
+pub fn shows_something(o: &Observation) -> bool {
+    !o.losses.is_empty() || o.after.as_ref().is_some_and(|after| !after.outputs.is_empty())
 }
 
 /// The outcome.

@@ -44,7 +44,7 @@ class Tuned:
 
     @property
     def records(self):
-        path = os.path.join(self.directory, "events.0.jsonl")
+        path = os.path.join(self.directory, f"events.{self.session.rank}.jsonl")
         if not os.path.exists(path):
             return []
         with open(path, encoding="utf-8") as file:
@@ -60,8 +60,8 @@ class Tuned:
 
 
 @contextlib.contextmanager
-def agent(settings=None, ways=None, **fields):
-    """The agent's knobs in this process while the block runs."""
+def agent(settings=None, ways=None, ranks=None, **fields):
+    """The agent's knobs in this process while the block runs; `ranks`: which of several ranks it is."""
     settings = settings or {}
     fresh_optimizers()
     fields.setdefault("schedule", {"min_steps": 1000, "max_steps": 1000, "max_seconds": 1e9})
@@ -80,6 +80,7 @@ def agent(settings=None, ways=None, **fields):
             }
         )
         here = session.Session(the_plan, roles.CANDIDATE)
+        here.rank_layout = ranks
         imports.install(here.fault)
         for part in PARTS:
             importlib.import_module("autofit_agent." + part).install(here)

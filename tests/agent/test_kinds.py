@@ -41,7 +41,7 @@ OF_GPUS = {
     "cudnn_benchmark": True,
     "empty_cache": True,
 }
-OF_THE_PROCESSOR = "GPU|in host memory already|on cpu|no call of a module"
+OF_THE_PROCESSOR = "nothing is trained|GPU|in host memory already|on cpu|no call of a module"
 
 # Reasons that mean: this script has nothing that the knob could act on.
 NOTHING_THERE = re.compile(

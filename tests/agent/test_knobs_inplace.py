@@ -154,7 +154,8 @@ class InPlace(unittest.TestCase):
 
     def test_refused(self):
         self.refused("has no ReLU", lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
-        self.refused("keeps results", Plain, checkpoint="selective")
+        if hasattr(torch.utils.checkpoint, "CheckpointPolicy"):  # from PyTorch 2.5 on
+            self.refused("keeps results", Plain, checkpoint="selective")
 
     def test_torchscript_and_copies(self):
         import copy

@@ -90,7 +90,7 @@ class Launch(AgentTest):
         )
         self.assertEqual(result.code, 0, result.describe())
         self.assertIn("saw 39", result.out)
-        self.assertNotIn("autofit", result.err)
+        self.assertNotIn("autofit: ", result.err)
 
     def test_production_stops_before_the_first_step(self):
         script = GPT.replace("GPT(", "CNN(").replace("import GPT", "import CNN")

@@ -3,6 +3,7 @@
 import sys
 import unittest
 
+import torch.utils.checkpoint
 from support import AgentTest
 
 SCRIPT = """
@@ -42,10 +43,12 @@ for step in range(40):
         with torch.no_grad():
             print(sum(p.double().abs().sum() for p in model.parameters()).item().hex(), flush=True)
 """
+# Before PyTorch 2.5 there is no `selective`.
+SELECTIVE = "selective" if hasattr(torch.utils.checkpoint, "CheckpointPolicy") else "alternate"
 SETTINGS = (
     {"amp": "fp16", "accumulation": 2},
     {"amp": "bf16", "checkpoint": "all", "optimizer": "fused"},
-    {"checkpoint": "selective", "optimizer": "foreach", "set_to_none": True},
+    {"checkpoint": SELECTIVE, "optimizer": "foreach", "set_to_none": True},
     {"channels_last": True},
     {"compile": "default"},
 )
@@ -63,7 +66,9 @@ class Production(AgentTest):
                 self.assertEqual(reports, settings)
                 changes |= {"mode": "run", "trial_dir": None, "inspect": False, "parity_steps": 0}
                 run = self.launch(SCRIPT, required=list(settings), **changes)
-                self.assertEqual((run.code, run.err), (0, ""), run.describe())
+                # Nothing of ours; older versions of PyTorch warn of themselves.
+                self.assertEqual((run.code, run.err), (0, trial.err), run.describe())
+                self.assertNotIn("autofit: ", run.err)
                 self.assertEqual(run.out, trial.out)
                 self.assertTrue(run.out.startswith("0x"), run.describe())
 

@@ -216,6 +216,23 @@ fn a_python_without_torch_is_named() {
 }
 
 #[test]
+fn a_torch_that_is_too_old_is_named() {
+    let _turn = alone();
+    let project = Project::with_tiny();
+    // What the agent looks at before anything else.
+    std::fs::write(project.path().join("torch.py"), "__version__ = '2.3.1+cu121'\n").unwrap();
+    autofit(project.path())
+        .with_python()
+        .line("--device cpu -- python tiny.py")
+        .finish()
+        .expect(6)
+        .says("PyTorch 2.3.1+cu121 is older than 2.4")
+        .says("install a newer one")
+        .leaves_no_process();
+    assert!(!project.path().join("autofit.env").exists());
+}
+
+#[test]
 fn an_isolated_python_keeps_the_agent_out_and_is_never_taken_for_a_fit() {
     let _turn = alone();
     let project = Project::with_tiny();

@@ -12,6 +12,7 @@ mod options;
 mod orphans;
 mod places;
 mod pyenv;
+mod ranks;
 mod siege;
 mod tune;
 mod wrappers;

@@ -272,6 +272,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         inspect: false,
         cap_bytes: None,
         parity_steps: 0,
+        serves: false,
         quiet: false,
         profile: false,
         seed: None,

@@ -65,6 +65,8 @@ pub struct Machine {
     pub memory: BTreeMap<(Knob, String), f64>,
     pub batch: u64,
     pub returns_loss: bool,
+    /// It never trains.
+    pub serves: bool,
     pub blocks: bool,
     pub dropout: bool,
     pub batch_norm: bool,
@@ -98,6 +100,7 @@ impl Machine {
             memory: BTreeMap::new(),
             batch: 32,
             returns_loss: true,
+            serves: false,
             blocks: true,
             dropout: false,
             batch_norm: false,
@@ -219,6 +222,7 @@ impl Machine {
             ram_bytes: 32 << 30,
             cpu_bf16: self.cpu_bf16,
             alloc_conf: None,
+            threads_set: false,
         }
     }
 
@@ -249,6 +253,7 @@ impl Machine {
             class: "Net".into(),
             parameters: 1_000_000,
             trainable: 1_000_000,
+            serves: self.serves,
             bytes: 4_000_000,
             blocks: self.blocks.then(|| BlocksInfo {
                 path: "h".into(),

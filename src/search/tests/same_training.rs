@@ -69,3 +69,17 @@ fn a_script_that_does_not_repeat_itself_is_tuned_and_that_is_said() {
     assert!(run.outcome.notes.iter().any(|n| n.contains("does not repeat itself")), "{run}");
     assert!(!run.winner().is_baseline(), "{run}");
 }
+
+#[test]
+fn where_nothing_is_trained_what_is_set_beside_a_larger_batch_is_compared_at_the_scripts_own() {
+    let machine = Machine::cpu(4000).set(|m| m.serves = true);
+    let mut plan = machine.plan();
+    plan.policy = crate::recipe::shipped("inference").unwrap().policy;
+    let run = machine.search(&plan);
+    let winner = run.winner();
+    assert!(winner.int(Knob::BatchSize).is_some_and(|b| b > 32) && winner.0.len() > 1, "{run}");
+    let rest = winner.without(Knob::BatchSize).to_string();
+    assert_eq!(compared(&run), ["as the script is".to_owned(), rest], "{run}");
+    let refused = run.history.iter().filter(|o| o.settings.get(Knob::Accumulation).is_some());
+    assert_eq!(refused.count(), 0, "{run}");
+}

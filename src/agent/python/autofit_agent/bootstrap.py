@@ -9,8 +9,15 @@ import sys
 
 from . import imports, plan, roles, session
 
+# The oldest PyTorch that is tuned: before it autocast's state could not be asked for by device.
+_OLDEST_TORCH = (2, 4)
+
 # In the order in which they are installed.  `root`, `detect` and `knobs` turn the knobs; the rest measures.
-_EARLY = {"trial": ("ending", "seeds", "options"), "run": ("options",), "watch": ()}
+_EARLY = {
+    "trial": ("ranks.entry", "ending", "seeds", "options"),
+    "run": ("ranks.entry", "options"),
+    "watch": (),
+}
 _WITH_TORCH = {
     "trial": (
         "steps",
@@ -33,7 +40,7 @@ _WITH_TORCH = {
         "quiet",
         "profile",
     ),
-    "run": ("loaders", "frameworks", "root", "detect", "knobs", "run"),
+    "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
     # Turns nothing and ends nothing.
     "watch": (
         "steps",
@@ -70,7 +77,12 @@ def start():
     for part in _EARLY[mode]:
         _install(part, here)
 
-    def with_torch(_torch):
+    def with_torch(torch):
+        if _is_old(torch):
+            if mode == "watch":
+                return  # it is the script's own run
+            oldest = ".".join(str(n) for n in _OLDEST_TORCH)
+            _refuse(f"PyTorch {torch.__version__} is older than {oldest}, the oldest that can be tuned")
         for part in _WITH_TORCH[mode]:
             _install(part, here)
 
@@ -90,8 +102,12 @@ def _install(part, here):
     here.guard(part)(module.install)(here)
 
 
+def _is_old(torch):
+    return tuple(int(n) for n in str(torch.__version__).split(".")[:2]) < _OLDEST_TORCH
+
+
 def _refuse(error):
-    """No plan, no run: going on would measure or train something else than what was asked for."""
+    """Going on would measure or train something else than what was asked for."""
     sys.stderr.write(f"autofit: {error}\n")
     sys.stderr.flush()
     os._exit(125)

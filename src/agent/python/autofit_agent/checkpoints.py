@@ -18,7 +18,12 @@ class Checkpoints:
     def watch(self):
         """Puts the watchers in place."""
         module = importlib.import_module("torch.utils.checkpoint")
-        patches.replace(module, "_checkpoint_without_reentrant_generator", self._without_reentrant)
+        name = "_checkpoint_without_reentrant_generator"
+        if hasattr(
+            module, name + "_impl"
+        ):  # from PyTorch 2.15 on, behind the old name and behind `checkpoint`
+            name += "_impl"
+        patches.replace(module, name, self._without_reentrant)
         patches.replace(module.CheckpointFunction, "forward", self._reentrant)
 
     def run(self, function, args, kwargs, context_fn):
@@ -53,6 +58,9 @@ class Checkpoints:
         self.inside_theirs += 1
         try:
             yield
+        except BaseException as error:
+            inner.throw(error)
+            raise
         finally:
             self.inside_theirs -= 1
         next(inner, None)

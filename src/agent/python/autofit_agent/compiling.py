@@ -23,6 +23,12 @@ def tools_missing(device):
     return None
 
 
+def is_compiling(torch):
+    """The function that says, in code that is being compiled, that it is."""
+    # Before PyTorch 2.3 it had no public name.
+    return getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+
+
 def graphs():
     """Graphs compiled in this process so far."""
     utils = sys.modules.get("torch._dynamo.utils")

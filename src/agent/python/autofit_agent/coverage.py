@@ -12,6 +12,8 @@ import time
 from .consumers import bears_end
 from .samples import tensors
 
+LOOK_OF_RANKS = 32  # batches
+
 
 def install(session):
     """Does nothing unless the plan asks for coverage."""
@@ -75,9 +77,12 @@ class Coverage:
 
     def _look(self, iterator, original):
         """Draws up to `look_batches`, keeps the largest alone, and hands that one out first."""
-        end = time.perf_counter() + self.plan.look_seconds
+        end, most = time.perf_counter() + self.plan.look_seconds, self.plan.look_batches
+        if self.session.rank_layout is not None:
+            # Ranks that share out a batch must find the same one, whatever their clocks say.
+            end, most = float("inf"), min(most, LOOK_OF_RANKS)
         sizes, best, over = [], None, False
-        while len(sizes) < self.plan.look_batches and (not sizes or time.perf_counter() < end):
+        while len(sizes) < most and (not sizes or time.perf_counter() < end):
             try:
                 batch = original(iterator)
             except StopIteration:

@@ -74,6 +74,7 @@ def describe_root(root, module, args, kwargs, torch):
         "index": root.index,
         "class": root.name,
         "parameters": total,
+        "serves": root.serves,
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "bytes": sum(t.numel() * t.element_size() for t in (*parameters, *buffers)),
         "blocks": blocks.blocks_info(blocks.find_blocks(module, torch), total),

@@ -50,8 +50,8 @@ class Fingerprints:
     # Before the first call of a root.
 
     def found(self, root, args, kwargs):
-        """Called by root.py."""
-        if self._done or len(self._roots) >= MOST_ROOTS:
+        """Called by root.py.  A root that serves shows what it returns (`inference.py`)."""
+        if root.serves or self._done or len(self._roots) >= MOST_ROOTS:
             return
         self._roots.append(root)
         owned = [p for o in self.session.optimizers if o() is not None for p in norms.parameters_of(o())]
@@ -81,7 +81,7 @@ class Fingerprints:
         sketch = Sketch(self.torch, salt)
         with self.torch.no_grad():
             for tensor in tensors:
-                sketch.add(tensor.to_local() if hasattr(tensor, "to_local") else tensor)
+                sketch.add(tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
         return sketch.numbers()
 
     def _kept(self, args, kwargs):
@@ -162,7 +162,7 @@ class Fingerprints:
         torch, module = self.torch, self._roots[0].module
         if module is None:
             raise NotCompared("the model is gone")
-        if roles.world_size() > 1:
+        if roles.world_size() > 1 and self.session.part_of is None:
             raise NotCompared("several processes train")
         hooked = _hooked(module)
         if hooked is not None:

@@ -1,14 +1,18 @@
-"""Scripts that never train: a step is an outermost module call without gradients.
+"""Scripts that never train: a step is an outermost call of a module without gradients.
 
 Before training shows itself nobody can tell an inference script from one that evaluates before it trains, so
-calls are only counted as steps after a number of them, larger where the script's text speaks of training.
- The global hooks that this needs cost about 2 us a module call; they are gone as soon as an optimizer is
-built or `backward` is called.
+calls are only taken for the work itself after a number of them, larger where the script's text speaks of
+training.  From then on the modules that are called are roots like those that train (`root.py`), and a call is
+a step; in production it is known from the plan that the script does not train.  The global hooks that this
+needs cost about 2 us a module call; they are gone as soon as the work has begun, an optimizer is built or
+`backward` is called.
 """
 
 import sys
 
 from . import imports
+from .answers import Answers
+from .samples import look
 
 CALLS = 4
 CALLS_IF_IT_MAY_TRAIN = 200
@@ -17,6 +21,8 @@ _WORDS = ("backward(", "optim", "Trainer", ".fit(", ".train(")
 
 def install(session):
     """Watches module calls until training is seen."""
+    if session.mode == "run" and not session.plan.serves:
+        return
     session.inference = Inference(session)
     imports.on_import("torch.nn.modules.module", session.inference.ready)
 
@@ -29,34 +35,28 @@ class Inference:
         self._handles = []
         self._depth = 0
         self._calls = 0
-        self._needed = None
-        self._size = 0
-        self._elements = 0
+        self._needed = CALLS if session.mode == "run" else None
+        self._given = ((0, 0), 0)  # dimensions 0 and 1, elements of what the call under way was given
+        self._answers = Answers(session) if session.plan.parity_steps else None
 
     def ready(self, module):
         """Registers the global hooks."""
         guard = self.session.guard("inference")
         self._handles = [
-            module.register_module_forward_pre_hook(guard(self._before)),
-            module.register_module_forward_hook(guard(self._after), always_call=True),
+            module.register_module_forward_pre_hook(guard(self._enter)),
+            module.register_module_forward_hook(guard(self._leave), always_call=True),
         ]
 
     def stop(self):
-        """Training was seen: take the hooks away."""
+        """Training was seen, or the work has begun: take the hooks away."""
         handles, self._handles = self._handles, []
         for handle in handles:
             handle.remove()
 
-    def _before(self, _module, args):
+    def _enter(self, _module, _args):
         self._depth += 1
-        if self._depth == 1:
-            if self.session.steps == 0:
-                self.session.stepper.begun()
-            from .samples import look
 
-            (self._size, _), self._elements = look(args, {})
-
-    def _after(self, _module, _args, _output):
+    def _leave(self, _module, _args, _output):
         self._depth = max(self._depth - 1, 0)
         if self._depth or not self._handles:
             return
@@ -65,10 +65,31 @@ class Inference:
         self._calls += 1
         if self._needed is None:
             self._needed = CALLS_IF_IT_MAY_TRAIN if _may_train() else CALLS
-        if self._calls > self._needed and self.session.claim():
-            self.session.phase = "eval"
-            self.session.samples.inferred(self._size, self._elements)
-            self.session.stepper.ended("inference")
+        if self._calls >= self._needed and (self.session.mode == "run" or self.session.claim()):
+            self.stop()
+            self.session.roots.serving = True
+            if self.session.mode != "run":
+                self.session.phase = "eval"
+                self.session.samples.forget()
+                self.session.stepper.begun()
+                self.session.root_calls.append(self)
+
+    # Calls of a root, once the work has begun.
+
+    def before(self, _root, args, kwargs):
+        """Called by root.py."""
+        self._given = look(args, kwargs)
+
+    def after(self, _root, args, kwargs, output):
+        """Called by root.py: a step is over."""
+        session = self.session
+        if not session.roots.serving:
+            return  # it trains after all
+        (size, _), elements = self._given
+        session.samples.inferred(size, elements)
+        session.stepper.ended("inference")
+        if self._answers is not None and self._answers.more(args, kwargs, output):
+            session.stepper.skip_time()
 
 
 def _may_train():

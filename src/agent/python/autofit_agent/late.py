@@ -11,10 +11,12 @@ def make_tensor_class(torch):
     tensor = torch.Tensor
     answered = {
         tensor.shape.__get__, tensor.dtype.__get__, tensor.device.__get__, tensor.ndim.__get__,
-        tensor.layout.__get__, tensor.is_cuda.__get__, tensor.names.__get__,
+        tensor.layout.__get__, tensor.is_cuda.__get__,
         tensor.dim, tensor.ndimension, tensor.size, tensor.numel, tensor.nelement, tensor.stride,
         tensor.__len__, tensor.is_floating_point, tensor.is_complex, tensor.element_size,
     }  # fmt: skip
+    if hasattr(tensor, "names"):  # no more from PyTorch 2.15 on
+        answered.add(tensor.names.__get__)
     needs = tensor.requires_grad.__get__
 
     class LateTensor(tensor):

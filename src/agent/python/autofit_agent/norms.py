@@ -115,6 +115,8 @@ class Norms:
                 # Wider for half precision, never narrower: torch refuses that for double.
                 wide = torch.promote_types(gradient.dtype, torch.float32)
                 norm = torch.linalg.vector_norm(gradient, dtype=wide)
+                if hasattr(norm, "full_tensor"):
+                    norm = norm.full_tensor()  # of all ranks' parts; all ranks ask for it
                 square = norm.double() ** 2
                 total = square if total is None else total + square.to(total.device)
             if total is not None and scale is not None:

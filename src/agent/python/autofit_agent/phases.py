@@ -50,6 +50,8 @@ class Phases:
 
     def before(self, root, _args, _kwargs):
         """Root calls: with gradients it is training, without it may be evaluation."""
+        if self.session.roots.serving:
+            return
         if self.session.torch.is_grad_enabled():
             self._row = 0
             self.session.phase = "train"

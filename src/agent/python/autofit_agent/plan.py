@@ -56,6 +56,7 @@ class Plan:
         self.inspect = bool(fields.get("inspect"))
         self.cap_bytes = fields.get("cap_bytes")
         self.parity_steps = int(fields.get("parity_steps") or 0)
+        self.serves = bool(fields.get("serves"))
         self.quiet = bool(fields.get("quiet"))
         self.profile = bool(fields.get("profile"))
         self.seed = fields.get("seed")

@@ -116,7 +116,7 @@ def rank():
             return distributed.get_rank()
     except (AttributeError, RuntimeError, ValueError):
         pass
-    return _number("RANK", 0)
+    return _number("AUTOFIT_RANK", _number("RANK", 0))  # see ranks/layout.py
 
 
 def world_size():
@@ -127,7 +127,7 @@ def world_size():
             return distributed.get_world_size()
     except (AttributeError, RuntimeError, ValueError):
         pass
-    return _number("WORLD_SIZE", 1)
+    return _number("AUTOFIT_WORLD_SIZE", _number("WORLD_SIZE", 1))
 
 
 def in_loader_worker():

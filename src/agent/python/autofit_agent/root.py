@@ -1,10 +1,11 @@
 """The root modules: those whose call the training loop makes.
 
-A root is a module called at depth 0 with gradients on and with trainable parameters.  Until the roots are
-known, `Module.__call__` is replaced by a function that looks for them; afterwards only the classes of the
-roots carry a wrapper, so that other modules pay nothing.  The wrapper belongs to the class and asks for the
-instance: copies and pickles of a model take nothing of it along, and another instance of the class (a
-frozen teacher) passes through.
+A root is a module called at depth 0 with gradients on and with trainable parameters; in a script that never
+trains (`inference.py`), one called at depth 0 with any parameters.  Until the roots are known,
+`Module.__call__` is replaced by a function that looks for them; afterwards only the classes of the roots
+carry a wrapper, so that other modules pay nothing.  The wrapper belongs to the class and asks for the
+instance: copies and pickles of a model take nothing of it along, and another instance of the class (a frozen
+teacher) passes through.
 
 The very first call of a root already runs with the settings: `on_found` comes before it.
 """
@@ -14,6 +15,7 @@ import threading
 import weakref
 
 from . import describe, imports, patches, sequence
+from .compiling import is_compiling
 from .updates import parameters_of
 
 
@@ -52,7 +54,8 @@ class Root:
         self._module = weakref.ref(module)
         self.name = type(module).__name__
         self.calls = 0
-        self.training_calls = 0
+        self.training_calls = 0  # of a root that serves: all calls
+        self.serves = False  # the script only ever calls it without gradients
         self.info = None
         self.batch_dim = 0  # of its first tensor argument; None where that cannot be told
         self.compiled = is_compiled(module)  # by the script
@@ -91,6 +94,7 @@ class Roots:
         self.on_found = []
         self.on_first_output = []
         self.detecting = False
+        self.serving = False  # the script was seen to work without ever training
         self.optimizers = weakref.WeakSet()
         self.steps = 0
         self._known = {}
@@ -109,7 +113,7 @@ class Roots:
         if self.detecting:
             return
         module_class = self.torch.nn.Module
-        compiling = self.torch.compiler.is_compiling
+        compiling = is_compiling(self.torch)
         depth = self._depth
         plain = module_class.__call__
 
@@ -153,6 +157,7 @@ class Roots:
     def optimizer_built(self, optimizer):
         """A new optimizer may train a module that was not called yet."""
         self.optimizers.add(optimizer)
+        self.serving = False
         if not self.detecting:
             self.steps = 0
             self.install()
@@ -207,13 +212,18 @@ class Roots:
             isinstance(arg, fx.Proxy) for arg in kwargs.values()
         )
 
+    def at_work(self):
+        """Whether a root's call now is what is measured, not evaluation beside it."""
+        return self.serving or self.torch.is_grad_enabled()
+
     def _is_root(self, module, args, kwargs):
-        if not self.torch.is_grad_enabled() or self.passes_through(args, kwargs):
+        if not self.at_work() or self.passes_through(args, kwargs):
             return False
-        return any(p.requires_grad for p in module.parameters())
+        return any(p.requires_grad or self.serving for p in module.parameters())
 
     def _register(self, module, args, kwargs):
         root = Root(len(self.roots), module, self.torch)
+        root.serves = self.serving
         self.roots.append(root)
         key = id(module)
         known = self._known
@@ -231,7 +241,9 @@ class Roots:
         # is known, and again with the outputs when the call has ended.
         self.session.claim()
         self._emit(root)
-        self._tell(self.on_found, "root.found", root, args, kwargs)
+        # What knobs make of a model must be of use outside of the script's inference mode, too.
+        with self.torch.inference_mode(False):
+            self._tell(self.on_found, "root.found", root, args, kwargs)
 
     def _emit(self, root):
         if root.info is not None and root.index < describe.ROOTS_TOLD:
@@ -243,7 +255,7 @@ class Roots:
         if cls in self._wrapped:
             return
         own = cls.__dict__.get("__call__")
-        compiling = self.torch.compiler.is_compiling
+        compiling = is_compiling(self.torch)
         depth = self._depth
         known = self._known
 
@@ -266,7 +278,7 @@ class Roots:
         cls.__call__ = __call__
 
     def _run(self, root, call, args, kwargs):
-        training = self.torch.is_grad_enabled()
+        training = self.at_work()
         module = root.module
         self._depth.value += 1
         hidden, watch = self._hide_detector(), None

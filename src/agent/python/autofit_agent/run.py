@@ -4,7 +4,6 @@ A knob that the fit depends on and that is not in force stops the run before the
  All other differences are one line on stderr.
 """
 
-import os
 import sys
 
 from . import imports, memory, roles
@@ -13,6 +12,8 @@ _PEAK_AFTER = 2  # steps: the first one creates the optimizer's state, the secon
 _PEAK_MARGIN = 1.05
 # Training calls of a root without any optimizer step after which the check is made all the same.
 _WITHOUT_OPTIMIZER = 64
+# The same in a script that does not train: the first call reads the knobs back.
+_SERVING = 1
 EXIT_STATUS = 125
 
 
@@ -46,9 +47,9 @@ class Run:
 
     def before(self, _root, _args, _kwargs):
         """A script without torch.optim is checked after its first calls."""
-        if not self._checked and self.session.torch.is_grad_enabled():
+        if not self._checked and self.session.roots.at_work():
             self._calls += 1
-            if self._calls > _WITHOUT_OPTIMIZER:
+            if self._calls > (_SERVING if self.session.roots.serving else _WITHOUT_OPTIMIZER):
                 self._check()
 
     def _before(self, _optimizer, _args, _kwargs):
@@ -97,8 +98,10 @@ class Run:
             now = f"is {effective}" if effective is not None else "is not in force"
             text = f"{name} {now}, not {_plain(wanted)}: {reason}"
             if name in session.plan.required:
-                _say(f"stopped before the first step, since the fit depends on it: {text}")
-                os._exit(EXIT_STATUS)
+                from .ranks import followers
+
+                text = f"stopped before the first step, since the fit depends on it: {text}"
+                followers.stop(session.rank_layout, EXIT_STATUS, text)
             self._differences.append(text)
 
     def _compare_peak(self):

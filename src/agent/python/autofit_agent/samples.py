@@ -146,6 +146,8 @@ class Samples:
 
     def before(self, root, args, kwargs):
         """Batches since the last root call are training's if gradients are on."""
+        if self.session.roots.serving:
+            return  # see `inferred`
         if not self.session.torch.is_grad_enabled():
             for key in list(self._pending):
                 if key not in self.training:
@@ -157,9 +159,7 @@ class Samples:
             for key, (count, seconds, training) in self._pending.items():
                 if with_gradients and not training:
                     continue  # evaluation before the first step, of a root that was not known yet
-                if key not in self.training:
-                    self.training.add(key)
-                    self.session.loaders.trains(key)
+                self._trains(key)
                 self._counted[0] += count
                 self._counted[1] += seconds
             self._pending.clear()
@@ -183,14 +183,24 @@ class Samples:
         return True
 
     def inferred(self, size, elements):
-        """A call of an inference script."""
-        for count, seconds, _ in self._pending.values():
-            self._dims[0] += count
+        """A call of a script that never trains: what it draws from is what training draws from elsewhere."""
+        for key, (count, seconds, _) in self._pending.items():
+            self._trains(key)
+            self._counted[0] += count
             self._counted[1] += seconds
         if not self._pending:
             self._dims[0] += size
         self._pending.clear()
         self._elements += elements
+
+    def forget(self):
+        """What was drawn so far belongs to no step."""
+        self._pending.clear()
+
+    def _trains(self, key):
+        if key not in self.training:
+            self.training.add(key)
+            self.session.loaders.trains(key)
 
     # The step
 
@@ -200,6 +210,8 @@ class Samples:
             self.source, samples = "loader", self._counted[0]
         else:
             self.source, samples = self._by_dimension()
+        if self.session.part_of is not None:
+            samples = self.session.part_of(samples)
         fields["samples"] = self.last = samples
         fields["elements"] = self._elements
         fields["loader_wait"] = round(self._counted[1], 6)

@@ -88,6 +88,8 @@ class Session:
         self.backward_hooks = []
         self.options = None  # The script's own options, where they are looked at.
         self.optimizers = []  # Weak references, in the order of construction.
+        self.rank_layout = None  # which of several ranks of a plain script this is (ranks/layout.py)
+        self.part_of = None  # function(samples of a step): this rank's share, where ranks share out batches
         self._off = set()
         self._kept = []
         self._later = []

@@ -158,7 +158,8 @@ def most_uneven(leaves, found):
     by_path = dict(leaves)
     for counter in found:
         counts = counter.rows(by_path[counter.path])
-        low, high = int(counts.argmin()), int(counts.argmax())
+        high = int(counts.argmax())
+        low = int(counts.masked_fill(counts == 0, int(counts[high])).argmin())  # a mean over none is none
         pair = (min(low, high), max(low, high))
         if int(counts[low]) != int(counts[high]) and int(counts[low]) > 0 and pair not in pairs:
             pairs.append(pair)

@@ -16,12 +16,14 @@ from . import (
     offload,
     optimizer,
     set_to_none,
+    strategy,
 )
 from .base import Knob
 
 KINDS = {
     kind.name: kind
     for kind in (
+        strategy.Strategy,
         environment.Allocator,
         dataloader.BatchSize,
         accumulation.Accumulation,
@@ -42,6 +44,7 @@ KINDS = {
         compile.Compile,
         empty_cache.EmptyCache,
         inplace.Inplace,
+        strategy.Processes,
     )
 }
 

@@ -16,6 +16,7 @@ class Amp(Knob):
     name = "amp"
     layer = 30
     per_root = True
+    serves = True
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
@@ -55,7 +56,7 @@ class Amp(Knob):
         low = next((p for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
             return "parameters of %s are in %s already" % (root.name, str(low.dtype)[6:])
-        if self.wanted == "fp16":
+        if self.wanted == "fp16" and not root.serves:
             return self._no_scaler(root, device)
         if device.type == "cuda" and not bf16_in_hardware(torch, device):
             return "%s does not compute in bf16" % torch.cuda.get_device_name(device)
@@ -81,7 +82,7 @@ class Amp(Knob):
 
     def apply(self, root, args, kwargs):
         self.names.append(root.name)
-        if self.scaling is not None:
+        if self.scaling is not None and not root.serves:
             self.scaling.switch_on(next(root.module.parameters()).device.type)
 
     def around(self, root, call, args, kwargs):
@@ -152,7 +153,7 @@ class Amp(Knob):
         else:
             self.objects = len(self.session.roots.roots)
             self.how = "read back from the layers of the model"
-        if self.scaling is not None:
+        if self.scaling is not None and self.scaling.on:
             self.how += ", gradients scaled by %g" % self.scaling.value()
         if low:
             return low[0]

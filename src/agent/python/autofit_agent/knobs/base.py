@@ -11,6 +11,7 @@ class Knob:
 
     name = ""
     layer = None  # place among the layers around a root's call: lower is further out
+    serves = False  # also where nothing is trained
     per_root = False  # reported as soon as the first training call of a root has ended
 
     def __init__(self, session, wanted, way):
@@ -40,12 +41,17 @@ class Knob:
         """A root was found: the knob is applied to it unless something stands against it."""
         if not self.acts or not self.per_root or self.reason is not None:
             return
-        reason = self.requires(root, args, kwargs)
+        reason = self._without_training(root) or self.requires(root, args, kwargs)
         if reason is None:
             self.apply(root, args, kwargs)
             self.applied = True
         else:
             self.refuse(reason)
+
+    def _without_training(self, root):
+        if root.serves and not self.serves:
+            return "%s is only called without gradients: nothing is trained" % root.name
+        return None
 
     def refuse(self, reason):
         """Not in force, now and for the rest of this process."""

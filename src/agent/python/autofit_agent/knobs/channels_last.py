@@ -17,6 +17,7 @@ class ChannelsLast(Knob):
     name = "channels_last"
     layer = 20
     per_root = True
+    serves = True
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)

@@ -1,9 +1,10 @@
-"""`compile`: the root's training calls run through `module.compile(mode=...)`.
+"""`compile`: the root's training calls run through `module.compile(mode=...)`; all calls, in a script that
+never trains.
 
-Evaluation and whatever tries the model out run as they are written: only training is measured, and nothing
-else is worth compiling for.  Where the compiler gives up, PyTorch runs that piece as it is written; where it
-gives up everything, the knob is not in force and says what the compiler said.  The backward pass is compiled
-together with the forward pass, so that nothing can fail later.
+Beside training, evaluation and whatever tries the model out run as they are written: only training is
+measured, and nothing else is worth compiling for.  Where the compiler gives up, PyTorch runs that piece as it
+is written; where it gives up everything, the knob is not in force and says what the compiler said.  The
+backward pass is compiled together with the forward pass, so that nothing can fail later.
 """
 
 import time
@@ -20,6 +21,7 @@ class Compile(Knob):
     name = "compile"
     layer = 50
     per_root = True
+    serves = True
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
@@ -80,7 +82,7 @@ class Compile(Knob):
     def around(self, root, call, args, kwargs):
         torch = self.torch
         state = self.states.get(id(root))
-        if state is None or self.reason is not None or not torch.is_grad_enabled():
+        if state is None or self.reason is not None or not self.session.roots.at_work():
             return call(*args, **kwargs)
         own = root.module.__dict__
         graphs, began = compiling.graphs(), time.perf_counter()
@@ -99,8 +101,7 @@ class Compile(Knob):
 
     def _look(self, root, state, output, new, seconds):
         """After a call that compiled something, and now and then: does compiled code run?"""
-        leaves = [leaf for _, leaf in tree.leaves(output) if isinstance(leaf, self.torch.Tensor)]
-        state.parts = compiling.compiled_parts(leaves)
+        state.parts = self._parts(output)
         if new:
             self.seconds += seconds
             state.compilations += 1
@@ -120,6 +121,14 @@ class Compile(Knob):
             self.refuse(why)
         elif new and state.calls > 1:
             self.session.knob_changed(self)
+
+    def _parts(self, output):
+        """Compiled pieces that an output came from; without gradients nothing but the graphs tells."""
+        if self.torch.is_grad_enabled():
+            leaves = [leaf for _, leaf in tree.leaves(output) if isinstance(leaf, self.torch.Tensor)]
+            return compiling.compiled_parts(leaves)
+        graphs = compiling.graphs() - self.before[0]
+        return max(graphs - len(compiling.failures(self.before[2])), 0)
 
     def verify(self):
         if self.wanted == "off":

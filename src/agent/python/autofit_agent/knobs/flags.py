@@ -9,6 +9,7 @@ from .base import Knob
 
 class Flag(Knob):
     per_root = True
+    serves = True
 
     def on_root(self, root, args, kwargs):
         if root.index == 0:

@@ -8,6 +8,7 @@ activation is passed over in a call in which somebody watches it or the layer be
 import weakref
 
 from .. import activations
+from ..compiling import is_compiling
 from .base import Knob
 
 WATCHERS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -57,7 +58,7 @@ class Inplace(Knob):
         torch = self.torch
         original, members, ran = cls.forward, self.members, self.ran
         compiling, grad_on, tracing = (
-            torch.compiler.is_compiling,
+            is_compiling(torch),
             torch.is_grad_enabled,
             self.session.roots.tracing,
         )

@@ -36,7 +36,7 @@ class Selection:
         self.first = 0  # ... in the first call of the root
         self.told_changed = None  # called when a kept result had been changed in place
 
-    def policy(self, _context, operator, *args, **kwargs):
+    def policy(self, context, operator, *args, **kwargs):
         """`CheckpointPolicy` of one call."""
         policies = self.module.CheckpointPolicy
         if operator not in self.kept:
@@ -48,16 +48,18 @@ class Selection:
             if probability:
                 # It draws its mask by itself: left out, everything random after it would draw other numbers.
                 return policies.PREFER_RECOMPUTE
+        if not context.is_recompute:
+            self.results += 1
         return policies.MUST_SAVE
 
     def contexts(self):
         """For one block: around its forward, and around computing it again."""
         keeping, using = self.module.create_selective_checkpoint_contexts(self.policy)
-        return _Keeping(self, keeping), _Using(self, keeping, using)
+        return keeping, _Using(self, keeping, using)
 
 
 def available(torch):
-    """Whether this PyTorch can keep results of chosen operators (from 2.4 on)."""
+    """Whether this PyTorch can keep results of chosen operators (from 2.5 on)."""
     return hasattr(torch.utils.checkpoint, "create_selective_checkpoint_contexts")
 
 
@@ -66,21 +68,6 @@ def _dropout(operator):
         if argument.name == "dropout_p":
             return index, argument.name
     return None
-
-
-class _Keeping(contextlib.AbstractContextManager):
-    """torch's context for the forward; counts what it has kept."""
-
-    def __init__(self, selection, inner):
-        self.selection = selection
-        self.inner = inner
-
-    def __enter__(self):
-        return self.inner.__enter__()
-
-    def __exit__(self, *error):
-        self.selection.results += sum(map(len, self.inner.storage.values()))
-        return self.inner.__exit__(*error)
 
 
 class _Using(contextlib.AbstractContextManager):
@@ -115,4 +102,5 @@ class _Using(contextlib.AbstractContextManager):
 
 
 def _is_changed(kept):
-    return kept.version is not None and kept.val._version != kept.version
+    # From PyTorch 2.15 on there is a mark for each operator whose result is not kept.
+    return getattr(kept, "version", None) is not None and kept.val._version != kept.version

@@ -1,0 +1,93 @@
+"""The process group, and what goes through it.
+
+`Joined` and `Summed` are what autograd sees where the parts of a call are put together.  Their backward gives
+each rank the gradient of its own part, times the number of ranks: gradients of parameters are averaged over
+the ranks later on, and the sum of the parts' is wanted.
+"""
+
+import atexit
+import os
+
+_started = []
+CHECKED = 4096  # elements of an argument that ranks compare
+
+
+def start(place, device, torch):
+    """Joins the group that the launcher has prepared."""
+    distributed = torch.distributed
+    if _started:
+        return
+    if distributed.is_initialized():
+        raise RuntimeError("the script has a process group of its own")
+    _started.append(place)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    with place.in_environment():
+        distributed.init_process_group(backend, rank=place.rank, world_size=place.world_size)
+    pid = os.getpid()
+
+    def leave():
+        if os.getpid() == pid and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    atexit.register(leave)
+
+
+def gather(tensor, sizes, torch):
+    """The ranks' tensors side by side; `sizes` are their first dimensions."""
+    most = max(sizes)
+    flags = tensor.dtype == torch.bool
+    mine = (tensor.to(torch.uint8) if flags else tensor.detach()).contiguous()
+    if mine.shape[0] < most:
+        rest = mine.new_zeros((most - mine.shape[0], *mine.shape[1:]))
+        mine = torch.cat([mine, rest])
+    parts = [torch.empty_like(mine) for _ in sizes]
+    torch.distributed.all_gather(parts, mine)
+    whole = torch.cat([part[:size] for part, size in zip(parts, sizes)])
+    return whole.to(torch.bool) if flags else whole
+
+
+def add(tensor, torch):
+    """The sum over the ranks."""
+    total = tensor.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def agree(tensors, torch):
+    """Whether all ranks were given the same tensors, as far as a few figures of each tell."""
+    figures = []
+    for tensor in tensors:
+        flat = tensor.detach().flatten()[:CHECKED].double()
+        order = torch.arange(1, flat.numel() + 1, dtype=torch.float64, device=flat.device)
+        figures += [flat.new_tensor(float(tensor.shape[0])), flat.sum(), torch.dot(flat, order)]
+    mine = torch.nan_to_num(torch.stack([f.cpu() for f in figures]))
+    parts = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, mine)
+    return all(torch.equal(part, parts[0]) for part in parts)
+
+
+def make_functions(torch):
+    """(Joined, Summed), the two classes."""
+
+    class Joined(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, tensor, sizes, rank):
+            ctx.place = (sum(sizes[:rank]), sizes[rank], len(sizes))
+            return gather(tensor, sizes, torch)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            start, size, ranks = ctx.place
+            return gradient.narrow(0, start, size) * ranks, None, None
+
+    class Summed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, tensor, ranks):
+            ctx.ranks = ranks
+            return add(tensor, torch)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * ctx.ranks, None
+
+    return Joined, Summed

@@ -1,0 +1,96 @@
+"""Gradients of copies of a model are averaged over the ranks, in buckets, while backward is still at work.
+
+As DistributedDataParallel does it, with less asked of the script: a parameter may get no gradient in some
+step, and a root may be called several times before backward.  A bucket is sent when the gradients of all its
+parameters are there, and buckets go out in one order in all ranks; what is not complete when backward ends is
+sent then.  Each carries a flag a parameter, so that a gradient which only other ranks have is not lost.
+"""
+
+BUCKET_BYTES = 25 << 20
+
+
+class _Bucket:
+    def __init__(self, parameters):
+        self.parameters = parameters
+        self.ready = set()
+        self.work = None  # (handle, flat tensor) while it is under way
+
+    def reset(self):
+        self.ready.clear()
+        self.work = None
+
+
+class Reducer:
+    """See the head of this file."""
+
+    def __init__(self, parameters, torch):
+        self.torch = torch
+        self.ranks = torch.distributed.get_world_size()
+        self.reductions = 0  # backward calls whose gradients were averaged
+        self._buckets = list(self._fill(parameters))
+        self._of = {id(p): (b, i) for b in self._buckets for i, p in enumerate(b.parameters)}
+        self._next = 0  # the bucket that goes out next
+        self._open = False  # a backward is at work
+        self._handles = [p.register_post_accumulate_grad_hook(self._ready) for p in parameters]
+
+    def _fill(self, parameters):
+        """Buckets of one device and type, in the order in which backward comes to them."""
+        kind, filled, size = None, [], 0
+        for p in reversed(parameters):
+            bytes_of = p.numel() * p.element_size()
+            if filled and (kind != (p.device, p.dtype) or size + bytes_of > BUCKET_BYTES):
+                yield _Bucket(filled)
+                filled, size = [], 0
+            kind = (p.device, p.dtype)
+            filled.append(p)
+            size += bytes_of
+        if filled:
+            yield _Bucket(filled)
+
+    def remove(self):
+        for handle in self._handles:
+            handle.remove()
+
+    def _ready(self, parameter):
+        if not self._open:
+            self._open = True
+            self.torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        bucket, index = self._of[id(parameter)]
+        bucket.ready.add(index)
+        while self._next < len(self._buckets):
+            bucket = self._buckets[self._next]
+            if len(bucket.ready) < len(bucket.parameters):
+                return
+            self._send(bucket)
+
+    def _send(self, bucket):
+        torch = self.torch
+        pieces = []
+        for p in bucket.parameters:
+            pieces.append((p.grad if p.grad is not None else torch.zeros_like(p)).detach().flatten())
+        flags = [float(p.grad is not None) for p in bucket.parameters]
+        flat = torch.cat([*pieces, pieces[0].new_tensor(flags)])
+        flat /= self.ranks
+        bucket.work = (torch.distributed.all_reduce(flat, async_op=True), flat)
+        self._next += 1
+
+    def _finish(self):
+        """Backward is over."""
+        while self._next < len(self._buckets):
+            self._send(self._buckets[self._next])
+        for bucket in self._buckets:
+            handle, flat = bucket.work
+            handle.wait()
+            missing = any(p.grad is None for p in bucket.parameters)
+            flags = flat[-len(bucket.parameters) :].tolist() if missing else None
+            start = 0
+            for index, p in enumerate(bucket.parameters):
+                mean = flat[start : start + p.numel()].view_as(p)
+                start += p.numel()
+                if p.grad is not None:
+                    p.grad.copy_(mean)
+                elif flags[index] > 0:
+                    p.grad = mean.clone()
+            bucket.reset()
+        self._next, self._open = 0, False
+        self.reductions += 1

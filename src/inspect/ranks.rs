@@ -1,0 +1,103 @@
+//! A plain script in several processes: `strategy`, and the number of them.
+
+use std::path::Path;
+
+use super::MachineFacts;
+use super::sites::{main_root, no_root, refused, site};
+use crate::model::inspection::{Inspection, KnobSite, Launcher};
+use crate::model::plan::{Device, Way};
+use crate::model::{Knob, Value};
+
+/// Processes on the processor, where nobody asks for another number.
+const ON_PROCESSOR: u32 = 2;
+
+pub(super) fn strategy(found: &Inspection, machine: &MachineFacts) -> KnobSite {
+    let knob = Knob::Strategy;
+    if let Some(why) = why_not(found, machine) {
+        return refused(knob, why);
+    }
+    let processes = usual(found, machine);
+    let class = main_root(found).map_or("the model", |r| r.class.as_str());
+    let backend = if found.device == Device::Cuda { "nccl" } else { "gloo" };
+    let compiled = found.detected.as_ref().is_some_and(|d| d.compile);
+    let words: &[&str] = if compiled { &["ddp"] } else { &["ddp", "fsdp", "fsdp_offload"] };
+    KnobSite {
+        launcher: Some(Launcher {
+            words: launcher(found),
+            processes,
+            threads: if machine.threads_set { 0 } else { machine.cores },
+        }),
+        values: std::iter::once("single").chain(words.iter().copied()).map(Value::from).collect(),
+        current: Some("single".to_owned()),
+        ..site(
+            knob,
+            Way::Agent,
+            format!(
+                "{processes} processes ({backend}) by torchrun, each with its part of every batch of {class}"
+            ),
+        )
+    }
+}
+
+pub(super) fn processes(found: &Inspection, machine: &MachineFacts) -> KnobSite {
+    let knob = Knob::Processes;
+    match why_not(found, machine) {
+        Some(why) => refused(knob, why),
+        None => KnobSite {
+            current: Some(usual(found, machine).to_string()),
+            ..site(knob, Way::Agent, "those that `strategy` starts")
+        },
+    }
+}
+
+/// One on each GPU; two on the processor.
+fn usual(found: &Inspection, machine: &MachineFacts) -> u32 {
+    if found.device == Device::Cuda { machine.cuda_devices } else { ON_PROCESSOR }
+}
+
+/// The words before the command.  The Python that the command names, else the one that was seen to train.
+fn launcher(found: &Inspection) -> Vec<String> {
+    let named = found.launched.command.first().filter(|word| {
+        Path::new(word).file_name().is_some_and(|f| f.to_string_lossy().starts_with("python"))
+    });
+    let python = named.unwrap_or(&found.launched.python);
+    let rest = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node={processes}", "--no-python"];
+    std::iter::once(python.as_str()).chain(rest).map(str::to_owned).collect()
+}
+
+fn why_not(found: &Inspection, machine: &MachineFacts) -> Option<String> {
+    let detected = found.detected.as_ref();
+    if found.launched.world_size > 1 {
+        return Some(format!("the command starts {} processes by itself", found.launched.world_size));
+    }
+    if found.device == Device::Cuda && machine.cuda_devices < 2 {
+        return Some("there is one GPU".to_owned());
+    }
+    if !found.switches.is_empty() {
+        return Some("a framework drives training, whose own launcher starts several processes".to_owned());
+    }
+    let Some(root) = main_root(found) else { return Some(no_root(found)) };
+    if root.batch_norm {
+        return Some(
+            "BatchNorm takes its statistics from the whole batch, of which each process has a part".into(),
+        );
+    }
+    if root.batch == Some(1) {
+        return Some("the batch has one sample".to_owned());
+    }
+    if root.batch_dim == Some(1) {
+        return Some(
+            "the sequence is dimension 0 of what the model is given, and only that is shared out".into(),
+        );
+    }
+    if found.roots.iter().filter(|r| r.trainable > 0).count() > 1 || detected.is_some_and(|d| d.roots > 1) {
+        return Some("more than one model is called, or parts of it one by one".to_owned());
+    }
+    if detected.is_some_and(|d| d.double_backward) {
+        return Some("the script differentiates through its gradients".to_owned());
+    }
+    if detected.is_some_and(|d| d.optimizers.iter().any(|o| o.contains("LBFGS"))) {
+        return Some("LBFGS calls the model several times in a step".to_owned());
+    }
+    None
+}

@@ -1,0 +1,127 @@
+"""A plain script in two processes (gloo): what it learns, saves and prints is what one process does."""
+
+import json
+import os
+import subprocess
+import unittest
+
+from support import AGENT, PYTHON, TIMEOUT, AgentTest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+class Equality(unittest.TestCase):
+    """All cases of ranks_worker.py, in one launch."""
+
+    def test_losses_parameters_and_optimizer_state_are_those_of_one_process(self):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
+        env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
+        worker = os.path.join(HERE, "ranks_worker.py")
+        command = [PYTHON, *TWO, worker, "ddp,fsdp,fsdp_offload"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        # Two ranks write into one pipe: a line may come behind the end of another.
+        decode = json.JSONDecoder().raw_decode
+        cases = [decode(part)[0] for part in done.stdout.split("CASE ")[1:]]
+        seen = {}
+        for case in cases:
+            name = (case["case"], case["strategy"])
+            with self.subTest(case=name, rank=case["rank"]):
+                self.assertEqual(case["faults"], [])
+                self.assertEqual(case["report"]["effective"], case["strategy"], case["report"])
+                self.assertTrue(case["whole"], "what is saved is not sharded")
+                self.assertTrue(case["finite"])
+                self.assertGreater(case["steps"], 6)
+                for figure, most in (
+                    ("losses", 2e-6),
+                    ("norms", 1e-6),
+                    ("parameters", 1e-4),
+                    ("moments", 2e-6),
+                ):
+                    self.assertLess(case[figure], most, figure)
+            seen.setdefault(name, set()).add(case["rank"])
+        self.assertEqual(len(seen), 27)
+        self.assertEqual(set(map(frozenset, seen.values())), {frozenset({0, 1})})
+
+
+SCRIPT = """
+import os, sys, time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+assert "RANK" not in os.environ and "WORLD_SIZE" not in os.environ
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 3))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+loader = DataLoader(TensorDataset(torch.randn(64, 8), torch.randint(0, 3, (64,))), batch_size=8, shuffle=True)
+os.makedirs("out")
+for epoch in range(3):
+    for x, y in loader:
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print("epoch", epoch, loss.item(), flush=True)
+    with open("out/log.txt", "a") as log:
+        log.write(f"{epoch}\\n")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "out/new.pt")
+    os.replace("out/new.pt", "out/last.pt")
+print("END", file=sys.stderr)
+"""
+
+
+class Launches(AgentTest):
+    """The whole agent, as the launcher starts it."""
+
+    def launch_two(self, script, **changes):
+        path = self.write("train.py", script)
+        settings = {"strategy": "fsdp", **changes.pop("settings", {})}
+        ways = {name: "agent" for name in settings}
+        command = [PYTHON, *TWO, "--no-python", PYTHON, path]
+        return self.launch(command, settings=settings, ways=ways, **changes)
+
+    def test_production_prints_and_writes_once(self):
+        result = self.launch_two(SCRIPT, mode="run", required=["strategy"], seed=None)
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertEqual([row.split()[1] for row in result.out.splitlines()], ["0", "1", "2"])
+        self.assertEqual(result.err.count("END"), 1, result.err)
+        with open(os.path.join(self.folder, "out", "log.txt"), encoding="utf-8") as log:
+            self.assertEqual(log.read(), "0\n1\n2\n")
+        check = (
+            "import torch; from torch import nn; c = torch.load('out/last.pt')\n"
+            "m = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 3))\n"
+            "m.load_state_dict(c['model']); o = torch.optim.AdamW(m.parameters(), lr=0.01)\n"
+            "o.load_state_dict(c['optimizer']); m(torch.ones(1, 8)).sum().backward(); o.step()\n"
+        )
+        subprocess.run([PYTHON, "-c", check], cwd=self.folder, check=True, timeout=TIMEOUT)
+
+    def test_a_trial_counts_each_sample_once(self):
+        result = self.launch_two(SCRIPT.replace("range(3)", "range(300)"))
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertEqual(result.all("fault"), [])
+        self.assertEqual({(e["rank"], e["world_size"]) for e in result.all("hello")}, {(0, 2), (1, 2)})
+        self.assertEqual({e["samples"] for e in result.all("step")}, {4})
+        for report in result.all("knob"):
+            self.assertEqual(report["effective"], "fsdp", report)
+        self.assertEqual([e["reason"] for e in result.all("end")], ["measured", "measured"])
+        parity = [{k: e[k] for k in ("parameters", "inputs")} for e in result.all("parity")]
+        self.assertEqual(parity[0], parity[1])
+
+    def test_refused_with_the_reason(self):
+        normed = SCRIPT.replace("nn.ReLU()", "nn.BatchNorm1d(32)")
+        result = self.launch_two(normed, mode="run", required=["strategy"], seed=None)
+        self.assertNotEqual(result.code, 0)
+        self.assertIn("BatchNorm in training mode would normalise with a part of the batch", result.err)
+        # Each rank draws from the system: nothing makes their batches the same.
+        drawn = SCRIPT.replace('os.makedirs("out")', "").replace(
+            "model(x)", "model(x + int.from_bytes(os.urandom(2), 'big') / 1e5)"
+        )
+        self.new_trial(1)
+        result = self.launch_two(drawn)
+        reasons = {e["reason"] for e in result.all("knob")}
+        self.assertTrue(any("were given different batches" in (r or "") for r in reasons), result.describe())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::commands::profile::ProfileRequest;
+use crate::commands::report::ReportRequest;
 use crate::commands::watch::{Target, WatchRequest};
 use crate::commands::{
     BatchPolicy, DeviceChoice, DiagnoseRequest, IsolationChoice, Job, Request, RunRequest, TryRequest,
@@ -24,6 +25,11 @@ Exit status: 0 tuned; 2 usage or recipe error; 3 nothing fits within the bounds;
 is not memory; 5 the agent could not start in the script; 6 the place cannot be used (read-only, no space, locked by
 another search, no torch); 130 and 143 interrupted (the best so far is written if there is one).
 `autofit run` ends with the script's own status; 125 autofit's own failure, 126 and 127 could not execute.";
+
+const REPORT_HELP: &str = "\
+One search: report.html (whole in itself, to be opened in a browser) and report.md (for pull requests), from its journal.
+Two searches: comparison.html and comparison.md, and the latter on standard output.
+Exit status: 0 written; 2 no search there; 6 its journal cannot be read, or the files cannot be written.";
 
 /// The fastest configuration of an unmodified PyTorch script that fits in memory, proved by real launches.
 #[derive(Debug, Parser)]
@@ -61,6 +67,8 @@ enum Sub {
         #[command(subcommand)]
         what: RecipeSub,
     },
+    /// Write the report of a search again, or compare two searches
+    Report(ReportArgs),
     /// Tune an example for real: finds or makes a private Python environment, then tunes under a limit
     Demo(DemoArgs),
 }
@@ -257,6 +265,17 @@ struct WatchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = REPORT_HELP)]
+struct ReportArgs {
+    /// Where a search was started, or its folder .autofit/ID; two of them are compared [default: here]
+    #[arg(value_name = "DIR", num_args = 0..=2)]
+    dirs: Vec<PathBuf>,
+    /// Where the files go [default: beside the journal; of a comparison: here]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// Do not ask before downloading
     #[arg(long)]
@@ -299,6 +318,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Doctor(args)) => Ok(Request::Doctor { python: args.python, json: args.json }),
         Some(Sub::Recipe { what: RecipeSub::Check { file } }) => Ok(Request::RecipeCheck(file)),
         Some(Sub::Recipe { what: RecipeSub::List }) => Ok(Request::RecipeList),
+        Some(Sub::Report(args)) => Ok(Request::Report(ReportRequest { places: args.dirs, out: args.out })),
         Some(Sub::Demo(args)) => Ok(Request::Demo { yes: args.yes, keep: args.keep }),
     }
 }
@@ -518,6 +538,16 @@ mod tests {
         assert_eq!(t.settings.0.len(), 3);
         assert!(message("try --set ampp=bf16 -- x").contains("did you mean `amp`"));
         assert!(message("try --set amp -- x").contains("no `=`"));
+    }
+
+    #[test]
+    fn a_report_is_of_one_search_or_of_two() {
+        let places = |line: &str| match request(line) {
+            Ok(Request::Report(r)) => r.places.len(),
+            _ => panic!("not report: {line}"),
+        };
+        assert_eq!((places("report"), places("report a"), places("report a b --out c")), (0, 1, 2));
+        assert!(message("report a b c").contains("unexpected value 'c'"));
     }
 
     #[test]

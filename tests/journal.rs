@@ -17,6 +17,7 @@ use autofit::model::observation::{
     Cap, Disturbance, Observation, Peaks, ProcessEnd, Purpose, TrialSpec, Verdict,
 };
 use autofit::model::plan::Device;
+use autofit::model::trace::MemoryTrace;
 
 fn key() -> SearchKey {
     SearchKey {
@@ -47,6 +48,11 @@ fn observation(trial: u32) -> Observation {
         knobs: vec![],
         timing: None,
         peaks: Peaks { host: Some(u64::from(trial) << 20), ..Peaks::default() },
+        memory: Some(MemoryTrace {
+            at: vec![0.0, 0.25],
+            host: vec![1 << 20, 2 << 20],
+            ..MemoryTrace::default()
+        }),
         cap: Cap::default(),
         losses: vec![0.1 + 0.2, 1e-300],
         grad_norms: vec![],

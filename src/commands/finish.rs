@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::bench::Bench;
 use super::tune::{End, midway};
 use super::workplace::Workplace;
-use super::{Job, TryRequest, Verbosity, terminal};
+use super::{Job, TryRequest, Verbosity, report, terminal};
 use crate::emit::config::ConfirmedFigures;
 use crate::emit::fingerprint::Fingerprint;
 use crate::emit::{RunDocument, env};
@@ -92,7 +92,15 @@ pub fn emit(
         files,
         ..input(place, job, bench, history)
     };
-    let result = TuneResult::assemble(&input);
+    let mut result = TuneResult::assemble(&input);
+    let [html, markdown] =
+        [report::HTML, report::MARKDOWN].map(|name| Some(shown(&journal.dir().join(name), place)));
+    (result.files.report, result.files.markdown) = (html, markdown);
+    if let Err(e) = report::write(journal.dir(), &result, history) {
+        // The search has its answer all the same.
+        (result.files.report, result.files.markdown) = (None, None);
+        result.notes.push(format!("the report could not be written ({e}); `autofit report` makes it again"));
+    }
     journal.write_result(&result).map_err(midway)?;
     if !matches!(status, Status::Interrupted | Status::Terminated) {
         let reason = result.reason.clone();
@@ -224,7 +232,7 @@ fn status_of(outcome: &Outcome) -> Status {
 }
 
 /// The fastest that was seen to fit, when the user stopped the search before one was confirmed.
-fn best_so_far(history: &[Observation]) -> Option<u32> {
+pub(super) fn best_so_far(history: &[Observation]) -> Option<u32> {
     let fits = history.iter().filter(|o| o.purpose != Purpose::Advice);
     let rate = |o: &Observation| o.throughput().unwrap_or(0.0);
     fits.filter(|o| o.throughput().is_some()).max_by(|a, b| rate(a).total_cmp(&rate(b))).map(|o| o.trial)

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod profile;
 pub mod recipe;
 mod recipe_python;
+pub mod report;
 pub mod run;
 mod signals;
 mod terminal;
@@ -57,6 +58,8 @@ pub enum Request {
     RecipeCheck(String),
     /// `autofit recipe list`
     RecipeList,
+    /// `autofit report [DIR [DIR]]`
+    Report(report::ReportRequest),
     /// `autofit demo`
     Demo {
         /// Do not ask before downloading.
@@ -197,6 +200,7 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::RecipeCheck(file) => Ok(recipe::check(&file)?),
         Request::RecipeList => Ok(recipe::list()),
         Request::Run(request) => run::run(&request),
+        Request::Report(request) => report::run(&request),
         Request::Demo { yes, keep } => demo::run(yes, keep),
     }
 }

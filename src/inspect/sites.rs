@@ -198,6 +198,12 @@ fn accumulation(found: &Inspection) -> KnobSite {
     if let Match::Options(turned) = options::accumulation(found, own, seen) {
         return by_options(knob, turned);
     }
+    if found.launched.world_size > 1 {
+        return refused(
+            knob,
+            "several processes train, and DistributedDataParallel expects one backward pass for each call",
+        );
+    }
     if let Some(why) = not_linear(detected) {
         return refused(knob, why);
     }

@@ -599,3 +599,30 @@ fn activations_are_in_place_where_some_could_be() {
     let compiled = some.with(|s| s.detected.as_mut().unwrap().compile = true);
     assert!(compiled.why_not(Knob::Inplace).contains("the compiler chooses"));
 }
+
+#[test]
+fn a_plain_script_is_run_in_several_processes_or_the_reason_is_told() {
+    let site = script().site(Knob::Strategy);
+    assert!(site.how.contains("2 processes (gloo) by torchrun"), "{}", site.how);
+    let launcher = site.launcher.unwrap();
+    assert_eq!((launcher.words[0].as_str(), launcher.processes, launcher.threads), ("python", 2, 2));
+    assert_eq!(site.class, NumericsClass::Exact);
+    let dropout = script().with(|s| s.roots[0].dropout = true);
+    assert_eq!(dropout.site(Knob::Strategy).class, NumericsClass::Distribution);
+    let compiled = script().with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert!(!compiled.site(Knob::Strategy).values.contains(&"fsdp".into()));
+    let gpus = |n| script().with(|s| (s.device, s.machine.cuda_devices) = (Device::Cuda, n));
+    assert_eq!(gpus(4).site(Knob::Strategy).launcher.unwrap().processes, 4);
+    let refused = [
+        (gpus(1), "one GPU"),
+        (script().with(|s| s.roots[0].batch_norm = true), "BatchNorm"),
+        (script().with(|s| s.detected.as_mut().unwrap().roots = 3), "parts of it one by one"),
+        (script().with(|s| s.detected.as_mut().unwrap().double_backward = true), "differentiates"),
+    ];
+    for (script, why) in refused {
+        for knob in [Knob::Strategy, Knob::Processes] {
+            let said = script.why_not(knob);
+            assert!(said.contains(why), "{said}");
+        }
+    }
+}

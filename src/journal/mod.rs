@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `journal.jsonl` | one line an event, appended and synced before the call returns |
 //! | `meta.json` | the parts of the key, for people |
-//! | `result.json` | replaced as a whole, never half written |
+//! | `result.json`, `report.html`, `report.md` | replaced as a whole, never half written |
 //! | `lock` | held while a search runs; its content is the holder's PID |
 //!
 //! Beside these folders lies another `lock`, of whichever search is to write `autofit.env` ([`FolderLock`]).
@@ -24,6 +24,7 @@ mod error;
 mod key;
 mod line;
 mod lock;
+mod reading;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -37,6 +38,7 @@ pub use error::{GOES_ON, JournalError};
 pub use key::{SearchKey, hash_file, redact};
 pub use line::{Finished, Interrupted};
 pub use lock::{DeviceLock, FolderLock};
+pub use reading::{Recorded, write_report};
 
 use self::line::{Entry, Replay};
 use crate::model::observation::{Observation, TrialSpec};
@@ -262,8 +264,8 @@ fn space(folder: &Path) -> Result<(), JournalError> {
 
 fn set_aside(folder: &Path) -> Result<(), JournalError> {
     let number = (1..).find(|n| !folder.join(format!("journal.{n}.jsonl")).exists()).unwrap_or(1);
-    // The journal last: a kill between the two must not leave a result that is of no journal, or of the next one.
-    for (name, kind) in [("result", "json"), ("journal", "jsonl")] {
+    // The journal last: a kill between two of them must not leave a result that is of no journal, or of the next one.
+    for (name, kind) in [("report", "html"), ("report", "md"), ("result", "json"), ("journal", "jsonl")] {
         let from = folder.join(format!("{name}.{kind}"));
         let to = folder.join(format!("{name}.{number}.{kind}"));
         match std::fs::rename(&from, &to) {

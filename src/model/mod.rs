@@ -19,6 +19,7 @@ pub mod policy;
 pub mod profile;
 pub mod progress;
 pub mod size;
+pub mod trace;
 
 pub use configuration::Configuration;
 pub use event::Event;

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::inspection::Inspection;
 use super::number;
 use super::parity::{AfterSteps, Compared};
+use super::trace::MemoryTrace;
 
 /// Why a trial was launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -245,6 +246,9 @@ pub struct Observation {
     pub timing: Option<Timing>,
     /// Memory.
     pub peaks: Peaks,
+    /// Memory over time, where it was watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryTrace>,
     /// The limit it ran under.
     pub cap: Cap,
     /// Loss of the first steps.

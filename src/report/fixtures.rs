@@ -10,6 +10,7 @@ use super::result::{Advice, Files, Isolation, Prediction, Skipped, Status};
 use crate::model::event::Phase;
 use crate::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Timing};
 use crate::model::plan::Device;
+use crate::model::trace::MemoryTrace;
 use crate::model::{
     Configuration, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, VERSION, Verdict,
 };
@@ -50,6 +51,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         knobs: vec![],
         timing: None,
         peaks: Peaks::default(),
+        memory: None,
         cap: cap(),
         losses: vec![],
         grad_norms: vec![],
@@ -83,6 +85,7 @@ pub fn fit(n: u32, purpose: Purpose, set: &str, peak: u64, rate: f64, half: f64)
             first_step_after: 4.2,
         }),
         peaks: Peaks { host: Some(peak * MIB), ..Peaks::default() },
+        memory: Some(memory(peak * MIB)),
         steps: 42,
         losses: vec![2.301, 2.1, 1.95, 1.9],
         grad_norms: vec![1.2, 1.1, 1.0, 0.9],
@@ -105,8 +108,19 @@ pub fn oom(n: u32, purpose: Purpose, set: &str) -> Observation {
         }),
         oom_phase: Some(Phase::Train),
         peaks: Peaks { host: Some(1530 * MIB), ..Peaks::default() },
+        memory: Some(memory(1530 * MIB)),
         steps: 1,
         ..trial(n, purpose, set, Verdict::Oom, cause)
+    }
+}
+
+/// Python starts, data and model are made, steps go up and down below their peak.
+fn memory(peak: u64) -> MemoryTrace {
+    let share = [0.02, 0.10, 0.22, 0.35, 0.62, 0.98, 0.71, 1.0, 0.70, 0.99, 0.72, 1.0, 0.71];
+    MemoryTrace {
+        at: (0..share.len()).map(|i| i as f64 * 0.75).collect(),
+        host: share.iter().map(|s| (peak as f64 * s) as u64).collect(),
+        ..MemoryTrace::default()
     }
 }
 
@@ -163,6 +177,7 @@ pub fn input(status: Status, observations: Vec<Observation>, winner: Option<u32>
             env,
             result: Some(".autofit/3f9a2c/result.json".into()),
             report: None,
+            markdown: None,
             directory: Some(".autofit/3f9a2c".into()),
         },
     }

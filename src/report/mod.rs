@@ -3,6 +3,7 @@
 //! * [`progress::Reporter`] shows [`crate::model::Progress`] while a search runs (standard error).
 //! * [`result::TuneResult`] is `result.json`; [`table::summary`] renders the same document for people, so that the
 //!   two can never disagree.
+//! * [`page::Page`] is `report.html` and `report.md`: the same document with what the journal has beside it.
 //! * [`inspection::render`] and [`plan::render`] are the texts of `autofit inspect` and `autofit plan`.
 //!
 //! **Architecture invariant:** words, units and the order of figures come from [`words`] and nowhere else: a
@@ -15,6 +16,7 @@ pub(crate) mod fixtures;
 pub mod inspection;
 pub mod machine;
 pub mod next;
+pub mod page;
 pub mod plan;
 pub mod profile;
 pub mod progress;

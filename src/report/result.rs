@@ -413,6 +413,8 @@ pub struct Files {
     pub result: Option<String>,
     /// `report.html`.
     pub report: Option<String>,
+    /// `report.md`.
+    pub markdown: Option<String>,
     /// Journal and the rest.
     pub directory: Option<String>,
 }

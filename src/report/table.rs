@@ -33,19 +33,23 @@ pub fn summary(r: &TuneResult, style: Style) -> String {
     out
 }
 
-struct Row {
-    mark: &'static str,
-    number: String,
-    what: String,
-    verdict: String,
-    peak: String,
-    headroom: String,
-    rate: String,
-    relative: String,
-    fits: bool,
+/// A trial in words; the report shows the same.
+#[derive(Debug, Clone)]
+pub(in crate::report) struct Row {
+    /// `*` for the winner.
+    pub mark: &'static str,
+    pub number: String,
+    pub what: String,
+    pub verdict: String,
+    pub peak: String,
+    pub headroom: String,
+    pub rate: String,
+    pub relative: String,
+    pub fits: bool,
 }
 
-fn row(t: &Trial, r: &TuneResult, winner: Option<u32>) -> Row {
+/// `winner` is the number of the winner's trial.
+pub(super) fn row(t: &Trial, r: &TuneResult, winner: Option<u32>) -> Row {
     let m = &t.measured;
     let fits = t.verdict == Verdict::Fit;
     // A disturbed figure is less certain, but it is one.
@@ -65,7 +69,7 @@ fn row(t: &Trial, r: &TuneResult, winner: Option<u32>) -> Row {
 }
 
 /// The unit that heads the column: the reference's, else the first that was measured.
-fn unit(r: &TuneResult) -> &str {
+pub(super) fn unit(r: &TuneResult) -> &str {
     let of = |t: &Trial| t.measured.samples_per_second.is_some();
     r.trials
         .iter()
@@ -76,7 +80,7 @@ fn unit(r: &TuneResult) -> &str {
         .map_or("samples/s", |x| &x.unit)
 }
 
-fn rate_text(x: &Rate, column: &str) -> String {
+pub(super) fn rate_text(x: &Rate, column: &str) -> String {
     let figure = words::with_spread(x.value, words::spread(x.value, x.interval));
     if x.unit == column { figure } else { format!("{figure} {}", x.unit) }
 }
@@ -196,8 +200,11 @@ fn facts(r: &TuneResult, style: Style) -> String {
     }
     let launches = words::count(u64::from(r.cost.launches), "launch", "launches");
     say("cost: ", &format!("{launches}, {}", words::duration(r.cost.seconds)));
-    let files: Vec<&str> =
-        [&r.files.env, &r.files.result, &r.files.report].into_iter().flatten().map(String::as_str).collect();
+    let files: Vec<&str> = [&r.files.env, &r.files.result, &r.files.report, &r.files.markdown]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     if !files.is_empty() {
         say("files: ", &files.join(", "));
     }
@@ -206,7 +213,7 @@ fn facts(r: &TuneResult, style: Style) -> String {
     if tail.is_empty() { out } else { format!("the script's last words:\n{tail}{out}") }
 }
 
-fn compared(c: &Compared) -> String {
+pub(super) fn compared(c: &Compared) -> String {
     let (low, high) = (words::relative(c.interval.0), words::relative(c.interval.1));
     let pairs = words::count(u64::from(c.pairs), "pair", "pairs of launches in turns");
     let name = |c: &Configuration| match c.is_baseline() {
@@ -231,18 +238,23 @@ fn winner(w: &Candidate, r: &TuneResult, say: &mut impl FnMut(&str, &str)) {
         }
         None => say("  ", "not confirmed in a fresh process: a candidate, not a claim"),
     }
-    match w.parity.as_ref().and_then(|p| parity(p, r)) {
-        Some(text) => say("  ", &text),
-        // What was not checked is said, or it would be taken for granted.
-        None if !w.settings.is_baseline() => {
-            let why = r.baseline.as_ref().map_or("there is no baseline", |b| match b.verdict {
-                Verdict::Oom => "the script as it is runs out of memory before there is one to compare",
-                _ => "there are none of the same steps",
-            });
-            say("  ", &format!("losses not compared: {why}"));
-        }
-        None => {}
+    if let Some(text) = trains_alike(w, r) {
+        say("  ", &text);
     }
+}
+
+/// How the winner trains beside the script as it is; `None` where it is the script as it is.
+pub(super) fn trains_alike(w: &Candidate, r: &TuneResult) -> Option<String> {
+    let compared = w.parity.as_ref().and_then(|p| parity(p, r));
+    if compared.is_some() || w.settings.is_baseline() {
+        return compared;
+    }
+    // What was not checked is said, or it would be taken for granted.
+    let why = r.baseline.as_ref().map_or("there is no baseline", |b| match b.verdict {
+        Verdict::Oom => "the script as it is runs out of memory before there is one to compare",
+        _ => "there are none of the same steps",
+    });
+    Some(format!("losses not compared: {why}"))
 }
 
 /// `loss within 0.02 % of the baseline's over 4 steps`, or the judgement's own sentence.
@@ -267,7 +279,7 @@ fn parity(p: &Parity, r: &TuneResult) -> Option<String> {
     Some(format!("loss within {}{norm} of {of} over {steps}", percent(p.loss?)))
 }
 
-fn confirmed(c: &Confirmed, w: &Candidate, r: &TuneResult) -> String {
+pub(super) fn confirmed(c: &Confirmed, w: &Candidate, r: &TuneResult) -> String {
     let mut parts = Vec::new();
     if let Some(peak) = c.peak_bytes {
         parts.push(format!("peak {}", Bytes(peak)));
@@ -288,7 +300,7 @@ fn confirmed(c: &Confirmed, w: &Candidate, r: &TuneResult) -> String {
 }
 
 /// `0.02 %`, `below 0.0001 %`.
-fn percent(x: f64) -> String {
+pub(super) fn percent(x: f64) -> String {
     let p = x * 100.0;
     if p == 0.0 {
         "0 %".to_owned()
@@ -301,7 +313,7 @@ fn percent(x: f64) -> String {
     }
 }
 
-fn isolation(r: &TuneResult) -> String {
+pub(super) fn isolation(r: &TuneResult) -> String {
     let i = &r.isolation;
     let mut text = i.mechanism.clone();
     if !i.covers.is_empty() {

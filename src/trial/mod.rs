@@ -21,6 +21,7 @@ pub mod references;
 mod rendezvous;
 mod room;
 pub mod schedule;
+mod trace;
 
 use crate::model::{Observation, TrialSpec};
 

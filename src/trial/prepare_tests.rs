@@ -80,3 +80,24 @@ fn the_recipes_words_win_over_the_scripts_option() {
     assert!(p.plan.options.is_empty());
     assert_eq!(p.plan.ways[&Knob::BatchSize], Way::Recipe);
 }
+
+#[test]
+fn a_strategy_starts_the_command_several_times() {
+    let settings = set(Knob::Strategy, "fsdp").with(Knob::BatchSize, 8);
+    let p = prepared("python train.py --lr 1", "{}", settings.clone());
+    let before = "python -m torch.distributed.run --standalone --nproc-per-node=2 --no-python";
+    assert_eq!(p.argv.join(" "), format!("{before} python train.py --lr 1 --batch-size=8"));
+    assert!(p.env.contains_key("PYTHONHASHSEED"));
+    assert!(p.plan.required.contains(&Knob::Strategy));
+    // Production puts the same words before what is typed there.
+    let typed: Vec<OsString> = words("python train.py --lr 2").into_iter().map(OsString::from).collect();
+    let argv = crate::model::arguments::apply(&typed, &p.edits);
+    assert_eq!(
+        argv.join(std::ffi::OsStr::new(" ")).into_string().unwrap(),
+        format!("{before} python train.py --lr 2 --batch-size=8")
+    );
+    let four = prepared("python train.py", "{}", settings.with(Knob::Processes, 4));
+    assert!(four.argv.contains(&"--nproc-per-node=4".to_owned()), "{:?}", four.argv);
+    let alone = prepared("python train.py", "{}", set(Knob::Strategy, "single"));
+    assert_eq!(alone.argv.join(" "), "python train.py");
+}

@@ -74,6 +74,12 @@ impl Series {
         self.points.push(point);
         self.pending = 1;
     }
+
+    /// At most `most` points over the whole time; peaks stay.
+    pub fn thinned(&self, most: usize) -> Vec<Point> {
+        let group = self.points.len().div_ceil(most.max(1)).max(1);
+        self.points.chunks(group).filter_map(|c| c.iter().copied().reduce(Point::merge)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +97,11 @@ mod tests {
         assert_eq!(s.points.iter().map(|p| p.host).max(), Some(1 << 40));
         assert_eq!(s.points.last().unwrap().at, 99_999.0);
         assert!(s.points.windows(2).all(|w| w[0].at < w[1].at));
+
+        let few = s.thinned(100);
+        assert!(few.len() <= 100 && few.len() > 50, "{}", few.len());
+        assert_eq!(few.iter().map(|p| p.host).max(), Some(1 << 40));
+        assert_eq!(few.last().unwrap().at, 99_999.0);
+        assert!(Series::default().thinned(100).is_empty());
     }
 }

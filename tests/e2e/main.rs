@@ -13,6 +13,7 @@ mod orphans;
 mod places;
 mod pyenv;
 mod ranks;
+mod several;
 mod siege;
 mod tune;
 mod wrappers;

@@ -43,6 +43,13 @@ fn a_gpt_that_does_not_fit_is_made_to_fit_and_then_runs_under_the_same_limit() {
     assert_eq!(result["confirmed"]["coverage"]["eval_seen"], true, "{:#}", result["confirmed"]);
     assert_eq!(result["confirmed"]["coverage"]["save_seen"], true, "{:#}", result["confirmed"]);
 
+    // Both reports are there, named, and have what only the journal knows.
+    for (file, holds) in [("report", "id=\"trace-0\""), ("markdown", "## The ladder as it was climbed")] {
+        let name = result["files"][file].as_str().unwrap();
+        assert!(project.read(name).contains(holds), "{name}");
+        assert!(tuned.stderr.contains(name), "{}", tuned.stderr);
+    }
+
     // The file is taken unharmed by sh.
     plain("sh", project.path())
         .arg("-ec")

@@ -46,7 +46,7 @@ def why_not(optimizer, word, torch):
         devices = [device for device in devices if device == "cpu"]
     for group in groups:
         for p in group["params"]:
-            if type(p) not in (torch.Tensor, torch.nn.Parameter):
+            if type(p) not in (torch.Tensor, torch.nn.Parameter) and not hasattr(p, "full_tensor"):
                 return "%s updates a %s" % (name, type(p).__name__)
             if not p.is_floating_point():
                 return "%s updates parameters of type %s" % (name, str(p.dtype)[6:])

@@ -6,13 +6,14 @@
 mod standin;
 mod support;
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
 
 use serde_json::Value;
 use standin::Standin;
+use support::command::Finished;
 use support::terminal::OnTerminal;
 use support::{Project, autofit};
 
@@ -140,15 +141,26 @@ fn a_process_that_runs_already_is_watched_until_its_end() {
         .says("there is no process 4300000");
 }
 
+/// Watches a process until so many records are there, then sends a signal and waits for the end.
+fn watched_until(records: usize, dir: &Path, pid: u32, library: &Path, signal: i32) -> Finished {
+    let file = dir.join("watch.jsonl");
+    let mut running = autofit(dir)
+        .line("watch --record watch.jsonl --every 100ms --pid")
+        .arg(pid.to_string())
+        .env("AUTOFIT_NVML_LIB", library)
+        .start();
+    let there = || std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() >= records);
+    running.wait_until("there are records", there);
+    running.signal(signal);
+    running.finish()
+}
+
 #[test]
 fn watching_ends_with_ctrl_c_and_the_process_goes_on() {
+    let dir = Project::new();
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-    let mut running =
-        autofit(Path::new("/")).line("watch --every 100ms --pid").arg(child.id().to_string()).start();
-    std::thread::sleep(Duration::from_millis(600));
-    running.wait_until("a moment has passed", || true);
-    running.signal(libc::SIGINT);
-    let _ = running.finish().expect(130).says("watched process");
+    let none = Path::new("/no/such/library");
+    let _ = watched_until(3, dir.path(), child.id(), none, libc::SIGINT).expect(130).says("watched process");
     assert!(child.try_wait().unwrap().is_none(), "it still runs");
     ends(child);
 }
@@ -171,11 +183,14 @@ fn a_process_of_another_user_is_watched_as_far_as_that_goes() {
         command.uid(nobody).gid(nobody);
     }
     let mut running = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let mut from = BufReader::new(running.stdout.take().unwrap());
+    let mut out = String::new();
+    for _ in 0..3 {
+        assert!(from.read_line(&mut out).unwrap() > 0, "ended too early: {out}");
+    }
     // SAFETY: the child has not been waited for.
     assert_eq!(unsafe { libc::kill(running.id().cast_signed(), libc::SIGTERM) }, 0);
-    let mut out = String::new();
-    std::io::Read::read_to_string(running.stdout.as_mut().unwrap(), &mut out).unwrap();
+    from.read_to_string(&mut out).unwrap();
     assert_eq!(running.wait().unwrap().code(), Some(143));
     ends(ours);
     let records = lines(&out);
@@ -192,17 +207,10 @@ fn mode(bits: u32) -> std::fs::Permissions {
 fn beside(script: &str) -> Value {
     let child = Command::new("sleep").arg("60").spawn().unwrap();
     let standin = Standin::new(&script.replace("PID", &child.id().to_string()));
-    let mut running = autofit(standin.folder())
-        .line("watch --json --every 100ms --pid")
-        .arg(child.id().to_string())
-        .env("AUTOFIT_NVML_LIB", standin.library())
-        .start();
-    std::thread::sleep(Duration::from_millis(1200));
-    running.wait_until("a moment has passed", || true);
-    running.signal(libc::SIGTERM);
-    let done = running.finish().expect(143);
+    let done = watched_until(10, standin.folder(), child.id(), &standin.library(), libc::SIGTERM).expect(143);
     ends(child);
-    lines(&done.stdout).pop().unwrap()
+    assert!(done.stdout.is_empty());
+    lines(&std::fs::read_to_string(standin.folder().join("watch.jsonl")).unwrap()).pop().unwrap()
 }
 
 #[test]

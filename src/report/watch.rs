@@ -173,8 +173,7 @@ fn hints(end: &End) -> Vec<String> {
                 .to_owned(),
         );
     }
-    // Searches launch one process.
-    if !hints.is_empty() && training.is_none_or(|t| t.ranks <= 1) {
+    if !hints.is_empty() {
         hints.push("`autofit -- COMMAND` measures which of these fit and what they gain".to_owned());
     }
     hints

@@ -41,7 +41,9 @@ class Profile:
         self._held = None
 
     def begin(self):
-        """The next step is the one."""
+        """The next step is the one; of several ranks the first one's."""
+        if self.session.rank != 0:
+            return  # it ends with the first one, at a step that they have in common
         torch = self._torch = self.session.torch
         activities = [torch.profiler.ProfilerActivity.CPU]
         self._cuda = memory.cuda()

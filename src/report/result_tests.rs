@@ -25,6 +25,17 @@ fn every_result_is_as_the_schema_says_and_round_trips() {
 }
 
 #[test]
+fn the_schema_knows_every_knob() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/result.schema.json")).unwrap();
+    let named: Vec<_> =
+        schema["$defs"]["knob"]["enum"].as_array().unwrap().iter().map(|n| n.as_str()).collect();
+    let missing: Vec<_> =
+        crate::model::Knob::ALL.iter().filter(|k| !named.contains(&Some(k.name()))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_schema_refuses_what_is_missing_misspelt_or_of_another_kind() {
     let good = serde_json::to_value(assembled(&fixtures::baseline_ooms())).unwrap();
     let spoil = |change: fn(&mut serde_json::Value)| {

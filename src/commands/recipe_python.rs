@@ -3,18 +3,19 @@
 //! Who types a command names a Python that has what the script needs.  A recipe cannot know where that is: its
 //! `python` is the user's if that has torch, else the environment that autofit makes for itself (as `autofit demo`).
 
-use std::path::PathBuf;
-
 use super::{environment, terminal};
-use crate::emit::installed;
 use crate::exit::Exit;
+use crate::process::tool::{self, Tool};
+
+/// Ends with status 0 where torch could be imported; it is not imported, which would take seconds.
+const HAS_TORCH: &str = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)";
 
 /// The command with a Python that has torch in the place of a bare `python`.
 ///
 /// # Errors
 /// [`Exit`] with status 6 where the environment is needed and cannot be made.
-pub fn with_torch(mut command: Vec<String>, path: &str, yes: bool) -> Result<Vec<String>, Exit> {
-    if command.first().map(String::as_str) != Some("python") || has_torch(path) {
+pub fn with_torch(mut command: Vec<String>, yes: bool) -> Result<Vec<String>, Exit> {
+    if command.first().map(String::as_str) != Some("python") || has_torch("python") {
         return Ok(command);
     }
     let python = environment::ensure(yes)?.path.display().to_string();
@@ -23,10 +24,6 @@ pub fn with_torch(mut command: Vec<String>, path: &str, yes: bool) -> Result<Vec
     Ok(command)
 }
 
-/// Whether the first `python` on PATH has a torch beside it.
-fn has_torch(path: &str) -> bool {
-    let mut found =
-        std::env::split_paths(path).map(|dir| dir.join("python")).filter(|p: &PathBuf| p.is_file());
-    let torch = ["torch".to_owned()];
-    found.next().is_some_and(|python| !installed::versions(&python, torch.iter()).is_empty())
+fn has_torch(python: &str) -> bool {
+    tool::run(Tool::new(python).args(["-c", HAS_TORCH]), |_| ()).is_ok_and(|end| end.status.success())
 }

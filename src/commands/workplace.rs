@@ -82,7 +82,7 @@ impl Workplace {
         let (mut command, cwd) = command(job, &recipe, &here)?;
         let path = std::env::var("PATH").unwrap_or_default();
         if job.command.is_empty() {
-            command = recipe_python::with_torch(command, &path, job.yes)?;
+            command = recipe_python::with_torch(command, job.yes)?;
         }
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
         let cap = cap(&recipe, device, &machine, &visible)?;

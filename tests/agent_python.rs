@@ -38,9 +38,20 @@ fn passes(module: &str, python: &Path) {
 }
 
 macro_rules! modules {
-    (plain { $($name:ident)* } frameworks { $($framework:ident)* }) => {
+    (
+        plain { $($name:ident)* }
+        long { $($slow:ident)* }
+        frameworks { $($framework:ident)* }
+        long_frameworks { $($slow_framework:ident)* }
+    ) => {
         $(#[test] fn $name() { passes(stringify!($name), &python()); })*
+        $(#[test] #[ignore = "takes minutes; CI runs it"] fn $slow() {
+            passes(stringify!($slow), &python());
+        })*
         $(#[test] fn $framework() { passes(stringify!($framework), &support::frameworks(&python())); })*
+        $(#[test] #[ignore = "takes minutes; CI runs it"] fn $slow_framework() {
+            passes(stringify!($slow_framework), &support::frameworks(&python()));
+        })*
 
         /// A file that nobody runs would be a test that cannot fail.
         #[test]
@@ -52,6 +63,8 @@ macro_rules! modules {
                 .collect();
             let mut run = vec![
                 $(stringify!($name).to_owned(),)*
+                $(stringify!($slow).to_owned(),)*
+                $(stringify!($slow_framework).to_owned(),)*
                 $(stringify!($framework).to_owned(),)*
             ];
             files.sort();
@@ -63,12 +76,10 @@ macro_rules! modules {
 
 modules! {
     plain {
-        test_examples_equal
         test_fingerprints
         test_gpu_knobs
         test_inference
         test_knobs_accumulation
-        test_knobs_compile
         test_knobs_fp16
         test_knobs_inplace
         test_knobs_kernels
@@ -83,17 +94,23 @@ modules! {
         test_processes
         test_production
         test_profile
-        test_ranks
         test_script_options
         test_scripts
         test_units
         test_watching
     }
+    long {
+        test_examples_equal
+        test_knobs_compile
+        test_ranks
+    }
     frameworks {
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer
-        test_kinds
         test_options_packages
+    }
+    long_frameworks {
+        test_kinds
     }
 }

@@ -45,6 +45,7 @@ fn ranks_are_measured_together_and_the_slow_one_is_named() {
 }
 
 #[test]
+#[ignore = "takes minutes; CI runs it"]
 fn a_rank_out_of_memory_ends_all_also_where_the_script_catches_it() {
     let _turn = alone();
     for how in ["raises", "catches"] {
@@ -67,6 +68,7 @@ fn a_rank_that_is_killed_is_no_matter_of_memory() {
 }
 
 #[test]
+#[ignore = "takes minutes; CI runs it"]
 fn ranks_that_stand_still_are_ended_and_say_where() {
     let _turn = alone();
     let project = project();

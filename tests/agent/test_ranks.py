@@ -3,15 +3,24 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 
+import torch.distributed.fsdp
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+NEEDED = unittest.skipUnless(
+    sys.version_info >= (3, 11) and hasattr(torch.distributed.fsdp, "CPUOffloadPolicy"),
+    "several processes need Python 3.11 and PyTorch 2.6",
+)
+
+
+@NEEDED
 class Equality(unittest.TestCase):
     """All cases of ranks_worker.py, in one launch."""
 
@@ -79,6 +88,7 @@ raise KeyError("but this")
 """
 
 
+@NEEDED
 class Followers(AgentTest):
     """Ranks other than the first."""
 
@@ -125,6 +135,7 @@ print("END", file=sys.stderr)
 """
 
 
+@NEEDED
 class Launches(AgentTest):
     """The whole agent, as the launcher starts it."""
 

@@ -5,11 +5,14 @@ optimizer state in each, put together block by block where they are needed.  `fs
 each part waits in host memory.
 """
 
+import sys
+
 from .. import checking, describe
 from ..ranks import group
 from .base import Knob
 
 SHARDED = ("fsdp", "fsdp_offload")
+_OLDEST_PYTHON = (3, 11)
 _STATUS = 125  # of a run that would go on with something else than what was tuned
 
 
@@ -31,6 +34,9 @@ class Strategy(Knob):
     def start(self):
         if self.acts and self.place is None:
             self.refuse("this process was not started as one of several")
+        elif self.acts and sys.version_info < _OLDEST_PYTHON:
+            # Before, pathlib opens files in ways of its own, and ranks other than the first would write.
+            self.refuse("several processes need Python %d.%d" % _OLDEST_PYTHON)
 
     # Before the first call
 

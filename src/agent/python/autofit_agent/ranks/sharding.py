@@ -145,6 +145,10 @@ def whole(value):
 
 def why_not(module, torch):
     """None, or why this model is not sharded."""
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp, "CPUOffloadPolicy"):
+        return "PyTorch %s does not have FSDP2 yet, which came with 2.6" % torch.__version__
     parameters = list(module.parameters())
     if len({p.dtype for p in parameters}) > 1:
         return "its parameters are of several types, and what is sharded together must be of one"

@@ -20,7 +20,9 @@
 //!
 //! ## Contract between launcher and agent
 //! In: `plan.json` in the trial directory ([`model::plan`]).  Out: `events.<rank>.jsonl` beside it ([`model::event`]),
-//! one versioned record a line; the same while a command is only watched.  In production the same document travels in the variable `AUTOFIT_CONFIG`.
+//! one versioned record a line; the same while a command is only watched.  In production the same document travels in
+//! the variable `AUTOFIT_CONFIG`.  Where a script runs in several processes, the agent of each shares out its batches
+//! (`autofit_agent/ranks/`), and the launcher puts the ranks' records together ([`trial::collect`]).
 //!
 //! ## Invariants
 //! - **I1** A trial leaves no trace: no file of the user is created, changed or deleted, no process outlives it.

@@ -78,7 +78,6 @@ modules! {
     plain {
         test_fingerprints
         test_gpu_knobs
-        test_inference
         test_knobs_accumulation
         test_knobs_fp16
         test_knobs_inplace
@@ -92,7 +91,6 @@ modules! {
         test_knobs_selective
         test_phases
         test_processes
-        test_production
         test_profile
         test_script_options
         test_scripts
@@ -101,7 +99,9 @@ modules! {
     }
     long {
         test_examples_equal
+        test_inference
         test_knobs_compile
+        test_production
         test_ranks
     }
     frameworks {

@@ -130,13 +130,7 @@ def main():
         "program_percent_of_a_core": core,
         "goals": goals,
     }
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-    with open(args.out, "w", encoding="utf-8") as file:
-        json.dump(body, file, indent=1)
-        file.write("\n")
-    print(json.dumps(goals))
-    print(args.out)
-    return 0 if all(g["met"] for g in goals.values()) else 1
+    return overhead.write(body, args.out)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ fn limited(bytes: u64, argv: &[OsString], env: &[(OsString, OsString)]) -> anyho
     Ok(ended.status)
 }
 
-fn could_not(argv: &[OsString], error: &std::io::Error) -> anyhow::Error {
+/// Why a command was not executed, with the status that a shell would have.
+pub(super) fn could_not(argv: &[OsString], error: &std::io::Error) -> anyhow::Error {
     let program = argv.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     let status = exec::exit_status(error);
     let what = match status {

@@ -9,12 +9,12 @@ use super::pane::Pane;
 use super::screen::Screen;
 use super::signals::Came;
 use crate::agent::{AgentFiles, EventReader};
+use crate::commands::run::could_not;
 use crate::emit::run::ignores_environment;
 use crate::exit::{self, Exit};
 use crate::model::plan::Device;
 use crate::model::{AgentMode, AgentPlan, Configuration, Schedule, VERSION};
 use crate::process::beside::{self, Beside, Other, Streams};
-use crate::process::exec;
 use crate::watch::nvml::{self, Baseline, GpuReading};
 use crate::watch::sampler::Pids;
 use crate::watch::training::Watched;
@@ -293,14 +293,4 @@ fn cap(pid: u32) -> u64 {
 fn shown_words(argv: &[OsString]) -> String {
     let words: Vec<String> = argv.iter().map(|w| w.to_string_lossy().into_owned()).collect();
     shell_words::join(crate::report::redact::command(&words))
-}
-
-fn could_not(argv: &[OsString], error: &std::io::Error) -> anyhow::Error {
-    let program = argv.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-    let status = exec::exit_status(error);
-    let what = match status {
-        exec::NOT_FOUND => "command not found".to_owned(),
-        _ => format!("cannot be executed: {error}"),
-    };
-    Exit::new(status, format!("`{program}`: {what}")).into()
 }

@@ -41,7 +41,7 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
 
 /// The baseline and the recipe's rungs, as far as they are known before the first launch.
 fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
-    let mut specs = vec![TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline }];
+    let mut specs = vec![TrialSpec::new(Configuration::baseline(), Purpose::Baseline)];
     let mut skipped = Vec::new();
     let bound = place.recipe.policy.numerics;
     for rung in &place.recipe.ladder {
@@ -57,11 +57,11 @@ fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
                 let why = "activations and optimizer state are in host memory already".to_owned();
                 skipped.push(Skipped { what, why });
             } else {
-                specs.push(TrialSpec { settings, purpose: Purpose::Climb });
+                specs.push(TrialSpec::new(settings, Purpose::Climb));
             }
         }
     }
-    specs.push(TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Confirm });
+    specs.push(TrialSpec::new(Configuration::baseline(), Purpose::Confirm));
     (specs, skipped)
 }
 

@@ -61,10 +61,9 @@ fn runs(o: &Observation) -> bool {
 fn launches(request: &TryRequest) -> Vec<TrialSpec> {
     let TryRequest { settings, against, repeat, .. } = request;
     let baseline = Configuration::baseline();
-    let mut all = vec![TrialSpec { settings: baseline, purpose: Purpose::Baseline }];
-    let one = |settings: &Configuration, n| TrialSpec {
-        settings: settings.clone(),
-        purpose: if n == 0 { Purpose::Climb } else { Purpose::Repeat },
+    let mut all = vec![TrialSpec::new(baseline, Purpose::Baseline)];
+    let one = |settings: &Configuration, n| {
+        TrialSpec::new(settings.clone(), if n == 0 { Purpose::Climb } else { Purpose::Repeat })
     };
     for n in 0..*repeat {
         let mut pair = [one(against, n), one(settings, n)];

@@ -66,6 +66,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         tail: vec![],
         inspection: None,
         ranks: Vec::new(),
+        windows: Vec::new(),
     }
 }
 

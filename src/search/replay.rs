@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
         let same = |o: &&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
         let Some(at) = self.rest.iter().position(same) else {
             self.affordable(purpose)?;
-            return Err(Halt::Launch(TrialSpec { settings: settings.clone(), purpose }));
+            return Err(Halt::Launch(TrialSpec::new(settings.clone(), purpose)));
         };
         let o = self.rest.remove(at);
         if o.purpose == Purpose::Parity {

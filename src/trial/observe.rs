@@ -103,6 +103,7 @@ pub(super) fn observe(
         tail: Vec::new(),
         inspection,
         ranks: ranks::figures(records, site.device),
+        windows: Vec::new(),
         parity: None,
         torch: records.torch(),
     };

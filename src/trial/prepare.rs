@@ -50,6 +50,7 @@ pub fn prepare(
         ways,
         options,
         script_accumulation: inspection.map_or(1, Inspection::script_accumulation),
+        windows: spec.windows.clone(),
         schedule: schedule(spec.purpose, device, &spec.settings),
         coverage: coverage(spec.purpose),
         inspect: spec.purpose == Purpose::Baseline,
@@ -70,6 +71,7 @@ pub fn for_production(prepared: &Prepared) -> AgentPlan {
     AgentPlan {
         mode: AgentMode::Run,
         trial_dir: None,
+        windows: Vec::new(),
         coverage: None,
         inspect: false,
         cap_bytes: None,

@@ -316,6 +316,7 @@ impl Search {
             tail: vec![],
             inspection: None,
             ranks: Vec::new(),
+            windows: Vec::new(),
         }
     }
 }

@@ -91,6 +91,7 @@ macro_rules! knobs {
         pub enum Knob { $($(#[$doc])* $variant,)* }
 
         impl Knob {
+
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
@@ -165,6 +166,25 @@ knobs! {
 }
 
 impl Knob {
+    /// Whether the agent can set it to `value` between two steps of a process, and take it back.
+    pub fn turns_between_steps(self, value: &Value) -> bool {
+        match self {
+            Self::Malloc => matches!(value, Value::Text(t) if t == "trim" || t == "retain"),
+            Self::Offload => matches!(value, Value::Text(t) if t == "activations"),
+            Self::Amp => matches!(value, Value::Text(t) if t == "bf16"),
+            Self::Accumulation
+            | Self::Checkpoint
+            | Self::OmpThreads
+            | Self::Optimizer
+            | Self::SetToNone
+            | Self::Tf32
+            | Self::CudnnBenchmark
+            | Self::ChannelsLast
+            | Self::Inplace => true,
+            _ => false,
+        }
+    }
+
     /// Checks a value, with the sentence to print when it does not fit.
     ///
     /// # Errors

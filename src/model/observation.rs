@@ -317,6 +317,9 @@ pub struct Window {
     /// Why it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
+    /// Memory ran out in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub too_large: bool,
 }
 
 /// A ratio of two rates and its 95 % interval.

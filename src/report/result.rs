@@ -12,6 +12,7 @@ use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
+use crate::verdict::would_fit::WouldFit;
 
 /// The whole document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct TuneResult {
     pub trials: Vec<Trial>,
     /// What the search took.
     pub cost: Cost,
+    /// What should fit on other cards; absent where no launch measured several batch sizes.
+    #[serde(default)]
+    pub would_fit: Option<WouldFit>,
     /// What would be gained elsewhere.
     pub advice: Vec<Advice>,
     /// Moves that were not tried.

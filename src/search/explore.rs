@@ -46,9 +46,9 @@ fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> 
     let incumbent = best.first()?.1;
     let mut top: Option<(f64, Configuration)> = None;
     let mut looked_at = BTreeSet::new();
+    let mut leap = leap(session, space, &speed, &memory, incumbent);
     for (_, around) in best.iter().take(AROUND) {
-        let leap = leap(session, space, &speed, &memory, around);
-        for settings in neighbours(session, space, around).into_iter().chain(leap) {
+        for settings in neighbours(session, space, around).into_iter().chain(leap.take()) {
             if !looked_at.insert(settings.clone()) || session.state(&settings) != State::Unknown {
                 continue;
             }
@@ -79,18 +79,19 @@ fn leap(
     let context = session.context(space);
     let mut at = from.clone();
     for _ in 0..FARTHEST {
-        let sure = |c: &Configuration| {
-            let ratio = speed.ratio(c, &at);
-            ratio.mean - ratio.sd
+        let sure = |c: Configuration| {
+            let ratio = speed.ratio(&c, &at);
+            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > 0.0)
         };
+        let mut steps: Vec<(f64, Configuration)> =
+            neighbours(session, space, &at).into_iter().filter_map(sure).collect();
+        steps.sort_by(|a, b| b.0.total_cmp(&a.0));
         let open = |c: &Configuration| {
             !matches!(session.state(c), State::Bad | State::TooLarge) && memory.fits(&context, c) >= LIKELY
         };
-        let steps = neighbours(session, space, &at).into_iter().filter(open);
-        let next = steps.map(|c| (sure(&c), c)).max_by(|a, b| a.0.total_cmp(&b.0));
-        match next {
-            Some((gain, c)) if gain > 0.0 => at = c,
-            _ => break,
+        match steps.into_iter().map(|(_, c)| c).find(open) {
+            Some(c) => at = c,
+            None => break,
         }
     }
     (at != *from).then_some(at)

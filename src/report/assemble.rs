@@ -270,6 +270,7 @@ fn trial(o: &Observation, reference: Option<&Observation>, predicted: Option<&Pr
         },
         ranks: o.ranks.clone(),
         effective: o.knobs.iter().map(|k| (k.knob, k.effective.clone())).collect(),
+        windows: o.windows.clone(),
     }
 }
 

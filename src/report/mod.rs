@@ -23,6 +23,7 @@ pub mod progress;
 pub mod redact;
 pub mod result;
 pub mod shortfall;
+mod sweep;
 pub mod style;
 pub mod table;
 pub mod watch;

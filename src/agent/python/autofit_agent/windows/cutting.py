@@ -61,7 +61,7 @@ class Cutter:
     def verify(self):
         """None, or why the step that has ended was not cut."""
         if self.reason is None and not 0 < self.session.samples.last <= self.wanted:
-            self.reason = "a step had %d samples, not %d" % (self.session.samples.last, self.wanted)
+            return "a step had %d samples, not %d" % (self.session.samples.last, self.wanted)
         return self.reason
 
     def _kept(self, size):
@@ -80,7 +80,7 @@ class Cutter:
 
     def _fetch(self, iterator, fetch):
         batch = fetch(iterator)
-        if iterator._autofit_key not in self.session.samples.training or self.reason is not None:
+        if self.reason is not None or not self._trains(iterator):
             return batch
         try:
             counts = iterator._autofit_counts
@@ -93,6 +93,12 @@ class Cutter:
         except Exception as error:
             self.reason = "the batch cannot be cut: %s: %s" % (type(error).__name__, error)
         return batch
+
+    def _trains(self, iterator):
+        """Training draws from this loader, or from an earlier one that was built in the same place."""
+        training, sites = self.session.samples.training, self.session.loaders.sites
+        key = iterator._autofit_key
+        return key in training or (key in sites and sites[key] in {sites.get(one) for one in training})
 
     def _cut_batch(self, batch, size, kept):
         torch, done = self.session.torch, []

@@ -12,10 +12,16 @@ from .turning import Turner, not_in_force
 # the machine should not become faster or slower from one window to the next.
 WINDOW_SECONDS = 0.15
 FEWEST, MOST = 3, 16
+# Steps of more than a second are alike enough for fewer.
+LONG_STEP, FEWEST_LONG = 1.0, 2
+# One that turns out to be much slower ends after the fewest steps, once it has lasted this many times as long.
+SLOWER = 4
 # Steps at the front of a window that are not measured.  Two where memory is read: after the first one, in
 # which the script may still hold what the window before has made, everything is given back.  Two where batches
 # are cut: the first may have been drawn before.
 WARM, WARM_WITH_CARE = 1, 2
+# ... and up to as many more until the first cut batch arrives.
+DRAWN_AHEAD = 4
 # Rounds: fewer tell nothing of the spread between them, for more another launch is worth as much.
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 12
 # The first round may take this many times its share of the schedule's seconds: with slow steps it is the only
@@ -65,8 +71,8 @@ class Sweep:
         self._warm = True  # the step under way is not measured
         self._steps = []  # (seconds, samples) of the measured steps of this window
         self._count = FEWEST  # of steps in a window
+        self._told_own = False
         self._driver = None
-        self._began = 0.0
         session.roots.on_found.append(self._found)
         session.on_enough(self.begin)
 
@@ -81,7 +87,6 @@ class Sweep:
                 self._open(window, "several processes train")
             session.end.now("measured")
             return
-        self._began = time.perf_counter()
         session.stepper.take.append(self._mark)
         session.stepper.settle_fields.append(self._settled)
         self._driver = self._drive()
@@ -121,23 +126,28 @@ class Sweep:
                 cut.append(window)
         plain.sort(key=Window.relief, reverse=True)  # what may run out of memory comes last
         cut.sort(key=lambda window: window.batch, reverse=True)  # small batches break scripts
-        groups = [group for group in (plain, cut) if group]
-        share = self.session.plan.schedule.max_seconds / len(groups)
-        for number, group in enumerate(groups):
-            yield from self._rounds(group, share, number == 0)
+        for window in self.windows:
+            self._refuse(window, self.turner.why_not(window.settings))
+        left = [window for window in self.windows if not window.over]
+        for group in (plain, cut):
+            group = [window for window in group if window in left]
+            if group:
+                share = self.session.plan.schedule.max_seconds * len(group) / len(left)
+                yield from self._rounds(group, share)
 
-    def _rounds(self, group, seconds, first):
-        began = time.perf_counter()
+    def _rounds(self, group, seconds):
+        began, before = time.perf_counter(), None
         for number in range(MOST_ROUNDS):
-            before = None
             for window in group:
                 if time.perf_counter() - began > (seconds if number else PATIENCE * seconds):
                     return
                 if window.over:
                     continue
                 if before is None:
-                    before = yield from self._own(memory=first and number == 0)
-                if self._is_refused(window):
+                    before = yield from self._own()
+                if window.batch is not None and not window.ratios:
+                    self._refuse(window, self.cutter.why_not(window.batch, self.usual))
+                if window.over:
                     continue
                 rate = yield from self._measure(window, memory=number == 0)
                 after = yield from self._own()
@@ -148,18 +158,14 @@ class Sweep:
             if all(window.over or window.precise(wanted) for window in group):
                 return
 
-    def _is_refused(self, window):
-        reason = self.turner.why_not(window.settings)
-        if reason is None and window.batch is not None:
-            reason = self.cutter.why_not(window.batch, self.usual)
+    def _refuse(self, window, reason):
         if reason is not None:
             window.over = True
             self._open(window, reason)
-        return reason is not None
 
     # One window.
 
-    def _own(self, memory=False):
+    def _own(self):
         """The launch's own settings; their rate.
 
         The first time it stands for a launch of its own: nothing is set back before memory is read.
@@ -169,8 +175,9 @@ class Sweep:
         self.turner.tell_own()
         rate = yield from self._measured()
         self.usual = median([samples for _, samples in self._steps])
-        self._count = min(max(math.ceil(WINDOW_SECONDS / self._step_seconds()), FEWEST), MOST)
-        if memory:
+        self._count = self._steps_in_a_window()
+        if not self._told_own:
+            self._told_own = True
             self._tell_memory()
         return rate
 
@@ -184,6 +191,8 @@ class Sweep:
         if memory:
             self.footprint.reset()
         yield from self._warm_up((WARM_WITH_CARE if memory or window.batch is not None else WARM) - 1)
+        if window.batch is not None:
+            yield from self._until_cut()
         reports = self.turner.reports()
         reason = not_in_force(reports)
         if reason is None and window.batch is not None:
@@ -207,15 +216,27 @@ class Sweep:
         for _ in range(steps):
             yield
 
+    def _until_cut(self):
+        """A framework or a script may have drawn some batches ahead."""
+        for _ in range(DRAWN_AHEAD):
+            if self.cutter.verify() is not None and self.cutter.reason is None:
+                yield
+
     def _measured(self):
         self._warm, self._steps = False, []
-        for _ in range(self._count):
+        longest = time.perf_counter() + SLOWER * WINDOW_SECONDS
+        for done in range(self._count):
+            if done >= FEWEST and time.perf_counter() > longest:
+                break
             yield
         self.session.stepper.settle(wait=True)
         return median([max(samples, 1) / seconds for seconds, samples in self._steps if seconds > 0])
 
-    def _step_seconds(self):
-        return max(median([seconds for seconds, _ in self._steps]), 1e-6)
+    def _steps_in_a_window(self):
+        seconds = max(median([seconds for seconds, _ in self._steps]), 1e-6)
+        if seconds > LONG_STEP:
+            return FEWEST_LONG
+        return min(max(math.ceil(WINDOW_SECONDS / seconds), FEWEST), MOST)
 
     # Records.
 

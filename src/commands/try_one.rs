@@ -1,11 +1,11 @@
 //! `autofit try --set ... [--against ...] [--repeat N] -- COMMAND`: two configurations side by side, one of them the
-//! script as it is unless something else is named.
+//! script as it is unless something else is named.  With `--sweep`, several in one launch.
 
 use super::bench::Bench;
 use super::workplace::Workplace;
 use super::{TryRequest, finish, terminal};
 use crate::exit::{self, Exit};
-use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
+use crate::model::{Configuration, Knob, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::result::Compared;
 use crate::trial::Executor;
 use crate::verdict::compare::compare;
@@ -25,6 +25,10 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
         }
         if let Some(inspection) = bench.executor.inspection() {
             refuse_what_cannot_be_turned(&spec.settings, inspection)?;
+            for window in &spec.windows {
+                // A smaller batch is cut from the script's own: no way to turn it is needed.
+                refuse_what_cannot_be_turned(&window.without(Knob::BatchSize), inspection)?;
+            }
         }
         let trial = u32::try_from(history.len() + 1).unwrap_or(u32::MAX);
         let observation = bench.executor.run(trial, &spec).await?;
@@ -40,7 +44,10 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
     let compared = compared(&request, &history);
     let result = finish::of_try(&place, &request, &bench, &history, compared);
     finish::show(&result, &request.job)?;
-    let tried: Vec<&Observation> = history.iter().filter(|o| o.settings == request.settings).collect();
+    let asked = |o: &&Observation| {
+        o.settings == request.settings && o.windows.is_empty() == request.windows.is_empty()
+    };
+    let tried: Vec<&Observation> = history.iter().filter(asked).collect();
     let verdict = tried.iter().find(|o| !runs(o)).or(tried.last()).map(|o| o.verdict);
     if !matches!(verdict, Some(Verdict::Fit | Verdict::Disturbed)) {
         terminal::say("autofit: this configuration was not measured to fit\n");
@@ -59,9 +66,14 @@ fn runs(o: &Observation) -> bool {
 /// The script as it is first: that launch tells how each knob is turned.  Then both in turns; which of them goes first
 /// changes from pair to pair, so that a machine that becomes slower favours neither.
 fn launches(request: &TryRequest) -> Vec<TrialSpec> {
-    let TryRequest { settings, against, repeat, .. } = request;
+    let TryRequest { settings, against, repeat, windows, .. } = request;
     let baseline = Configuration::baseline();
     let mut all = vec![TrialSpec::new(baseline, Purpose::Baseline)];
+    if !windows.is_empty() {
+        let windows = windows.clone();
+        all.push(TrialSpec { windows, ..TrialSpec::new(settings.clone(), Purpose::Sweep) });
+        return all;
+    }
     let one = |settings: &Configuration, n| {
         TrialSpec::new(settings.clone(), if n == 0 { Purpose::Climb } else { Purpose::Repeat })
     };
@@ -128,7 +140,8 @@ mod tests {
             Configuration(text.split_whitespace().map(knob).collect())
         };
         let job = super::super::Job::default();
-        let request = TryRequest { settings: read(settings), against: read(against), repeat, job };
+        let windows = Vec::new();
+        let request = TryRequest { settings: read(settings), against: read(against), repeat, windows, job };
         launches(&request).iter().map(|s| s.settings.to_string()).collect()
     }
 

@@ -76,8 +76,12 @@ pub enum Record {
     WindowMemory {
         /// As in [`WindowOpened::run`].
         run: u32,
-        /// Highest memory of the process in it, bytes: allocator's reserved (CUDA), anonymous memory (CPU).
+        /// Highest memory in it, bytes: the allocator's reserved and the context (CUDA); anonymous and shared memory of
+        /// the process and its workers (CPU).  Not below what was needed before training began.
         peak: u64,
+        /// The allocator's allocated peak (CUDA).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allocated: Option<u64>,
     },
     /// A phase other than training began or ended.
     Phase {
@@ -188,7 +192,8 @@ pub struct KnobReport {
     pub reason: Option<String>,
 }
 
-/// Steps that follow belong to this window.
+/// Steps that follow belong to this window.  Written when it is opened and, of a window of the plan, once more with the
+/// read-back; the later word on a run counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WindowOpened {
     /// Counts the windows of a launch, from 0, returns to `settings` included; [`Step::run`] refers to it.
@@ -197,7 +202,7 @@ pub struct WindowOpened {
     pub window: Option<u32>,
     /// Read-back of the knobs that differ from `settings`.
     pub knobs: Vec<KnobReport>,
-    /// Why it is not measured: a knob that is not in force.  No steps follow for it then.
+    /// Why it is not measured: a knob that is not in force, a batch that cannot be cut.
     pub why_not: Option<String>,
 }
 

@@ -166,12 +166,18 @@ knobs! {
 }
 
 impl Knob {
-    /// Whether the agent can set it to `value` between two steps of a process, and take it back.
+    /// Whether the agent can put this value in force between two steps of a running script, and take it away without a
+    /// trace, where it turns the knob itself; `turns_between_steps` of the knob's class in `autofit_agent/knobs/` says
+    /// the same.  What it takes for two configurations: [`Configuration::turns_into`](super::Configuration::turns_into).
+    ///
+    /// Not: what is read once when a process, an optimizer or a loader begins; `malloc`, whose thresholds grow by
+    /// themselves until they are set once; `compile`, whose code and compiler stay in memory; `fp16`, whose gradient
+    /// scale goes on from step to step.
     pub fn turns_between_steps(self, value: &Value) -> bool {
+        let is = |words: &[&str]| matches!(value, Value::Text(t) if words.contains(&t.as_str()));
         match self {
-            Self::Malloc => matches!(value, Value::Text(t) if t == "trim" || t == "retain"),
-            Self::Offload => matches!(value, Value::Text(t) if t == "activations"),
-            Self::Amp => matches!(value, Value::Text(t) if t == "bf16"),
+            Self::Amp => !is(&["fp16"]),
+            Self::Offload => is(&["none", "activations"]),
             Self::Accumulation
             | Self::Checkpoint
             | Self::OmpThreads

@@ -311,13 +311,17 @@ pub struct Window {
     /// Median samples of a step; 0 when unknown.
     #[serde(with = "number")]
     pub samples_per_step: f64,
-    /// Highest memory in it, bytes, in the memory that the cap is about.
+    /// Highest memory in it, bytes, in the memory that the cap is about; not below what the launch needed before it
+    /// trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak: Option<u64>,
-    /// Why it was not measured.
+    /// The same, allocated instead of reserved by the allocator (CUDA).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<u64>,
+    /// Why it was not measured, or not to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
-    /// Memory ran out in it.
+    /// Memory ran out in it: it is this configuration that does not fit, not `settings` of the launch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub too_large: bool,
 }

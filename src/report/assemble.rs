@@ -289,6 +289,7 @@ fn trial(o: &Observation, reference: Option<&Observation>, input: &SummaryInput)
         },
         ranks: o.ranks.clone(),
         effective: o.knobs.iter().map(|k| (k.knob, k.effective.clone())).collect(),
+        windows: o.windows.clone(),
     }
 }
 

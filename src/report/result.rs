@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures};
+use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures, Window};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
@@ -297,6 +297,9 @@ pub struct Trial {
     pub ranks: Vec<RankFigures>,
     /// Values read back: knob -> value in force (`null`: not in force).
     pub effective: BTreeMap<Knob, Option<crate::model::Value>>,
+    /// Other configurations that were measured in turns with `settings` in the same launch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
 }
 
 /// Memory ran out.

@@ -9,6 +9,7 @@ use super::explore::WORTH;
 use super::launches::State;
 use super::replay::{Halt, Session, Step};
 use super::space::{MEMORY, Space, cannot_pay, with, without};
+use crate::model::plan::Way;
 use crate::model::{Configuration, Knob, Value};
 use crate::verdict::stats::median;
 
@@ -89,16 +90,20 @@ fn one_step(session: &Session<'_>, space: &Space<'_>, base: &Configuration) -> V
     let mut add = |knob: Knob, settings: Configuration| {
         let plain = space.plain(&settings);
         let known = all.iter().any(|(_, c)| *c == plain);
-        if plain != *base && !known && space.allows(&plain) && !session.banned(&plain) {
+        let open = !known && space.allows(&plain) && !session.banned(&plain);
+        if plain != *base && open && base.turns_into(&plain) {
             all.push((knob, plain));
         }
     };
-    for (knob, value) in &base.0 {
-        if knob.turns_between_steps(value) {
-            add(*knob, without(base, *knob));
-        }
+    for knob in base.0.keys() {
+        add(*knob, without(base, *knob));
     }
-    for knob in Knob::ALL.iter().filter(|k| **k != Knob::BatchSize) {
+    // What the script's option or a framework's switch turns is read once.
+    let live = |k: &Knob| {
+        let way = space.site(*k).and_then(|s| s.way);
+        way == Some(Way::Agent) || (*k == Knob::OmpThreads && way == Some(Way::Environment))
+    };
+    for knob in Knob::ALL.iter().filter(|k| **k != Knob::BatchSize && live(k)) {
         // A rung that only lowers memory is measured, too: it tells what would fit where.
         if cannot_pay(*knob, session.plan, space.found(), wait).is_some() && !MEMORY.contains(knob) {
             continue;
@@ -106,7 +111,7 @@ fn one_step(session: &Session<'_>, space: &Space<'_>, base: &Configuration) -> V
         if *knob == Knob::Compile && session.no_room_to_compile(space).is_some() {
             continue;
         }
-        for value in space.values(*knob).into_iter().filter(|v| knob.turns_between_steps(v)) {
+        for value in space.values(*knob) {
             add(*knob, with(base, *knob, value));
         }
     }

@@ -22,6 +22,7 @@ mod rendezvous;
 mod room;
 pub mod schedule;
 mod trace;
+pub mod windows;
 
 use crate::model::{Observation, TrialSpec};
 

@@ -34,7 +34,10 @@ pub fn prepare(
     cap_bytes: Option<u64>,
     nonce: String,
 ) -> Prepared {
-    let Applied { edits, env, ways, options } = set(&spec.settings, inspection);
+    let Applied { edits, env, mut ways, options } = set(&spec.settings, inspection);
+    for knob in spec.windows.iter().flat_map(|settings| settings.0.keys()) {
+        ways.entry(*knob).or_insert_with(|| way(*knob, inspection));
+    }
     let typed: Vec<OsString> = command.iter().map(OsString::from).collect();
     // Words of a configuration are text, and so is the command: nothing is lost.
     let argv: Vec<String> =
@@ -88,6 +91,10 @@ fn required(settings: &Configuration) -> Vec<Knob> {
     settings.0.keys().copied().filter(|k| MEMORY.contains(k)).collect()
 }
 
+fn way(knob: Knob, inspection: Option<&Inspection>) -> Way {
+    inspection.and_then(|i| i.site(knob)).and_then(|s| s.way).unwrap_or(Way::Agent)
+}
+
 /// What puts a configuration into force, besides the agent.
 struct Applied {
     edits: Vec<Edit>,
@@ -105,7 +112,7 @@ fn set(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
     let mut asked: Vec<(Knob, &str)> = Vec::new();
     for (knob, value) in &settings.0 {
         let site = inspection.and_then(|i| i.site(*knob));
-        done.ways.insert(*knob, site.and_then(|s| s.way).unwrap_or(Way::Agent));
+        done.ways.insert(*knob, way(*knob, inspection));
         let (Some(site), Some(inspection)) = (site, inspection) else { continue };
         done.edits.extend(Edit::of_words(&site.args_for(value), &inspection.script_words()));
         done.env.extend(site.env_for(value));

@@ -182,6 +182,11 @@ class Roots:
                 return False
         return True
 
+    def of(self, module):
+        """The root that this module is, or None."""
+        found = self._known.get(id(module))
+        return found[0] if found is not None and found[1]() is module else None
+
     def inside(self):
         """Whether this thread is in a root's call."""
         return self._depth.value > 0

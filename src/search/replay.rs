@@ -170,27 +170,41 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let confirm = confirms(purpose);
-        let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
         let reserve = u32::from(!confirm);
-        let launched = self.seen.len() + self.compared.len() + self.sweeps.len();
-        let launched = u32::try_from(launched).unwrap_or(u32::MAX);
         if let Some(most) = self.plan.limits.max_trials
-            && launched + 1 + reserve > most
+            && self.launched() + 1 + reserve > most
         {
             return Err(Halt::Spent(format!("the limit of {most} launches")));
         }
         let Some(budget) = self.plan.limits.budget else { return Ok(()) };
-        let all = self.seen.iter().chain(&self.compared).chain(&self.sweeps);
-        let spent = self.overhead * all.map(|o| o.seconds).sum::<f64>();
+        let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
         let (launch, confirming) = self.usual_seconds();
         let need = if confirm { confirming } else { launch + confirming };
         // The first confirm trial is launched all the same: without it nothing could be claimed.
-        if spent + need > budget && !(first_confirm && fits) {
+        if self.spent() + need > budget && !(first_confirm && fits) {
             return Err(Halt::Spent(format!("the budget of {budget:.0} s")));
         }
         Ok(())
+    }
+
+    /// Whether a sweep of `seconds` leaves room for a launch of what it suggests and for the confirm trial.
+    pub fn room_for_sweep(&self, seconds: f64) -> bool {
+        let (launch, confirming) = self.usual_seconds();
+        let need = self.overhead * seconds + 2.0 * launch + confirming;
+        self.plan.limits.max_trials.is_none_or(|most| self.launched() + 3 <= most)
+            && self.plan.limits.budget.is_none_or(|budget| self.spent() + need <= budget)
+    }
+
+    fn launched(&self) -> u32 {
+        u32::try_from(self.seen.len() + self.compared.len() + self.sweeps.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Seconds of the search so far.
+    fn spent(&self) -> f64 {
+        let all = self.seen.iter().chain(&self.compared).chain(&self.sweeps);
+        self.overhead * all.map(|o| o.seconds).sum::<f64>()
     }
 
     /// Seconds that a launch, and a confirm trial, usually take here.

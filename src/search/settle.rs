@@ -42,6 +42,21 @@ pub(super) fn ranking(session: &Session<'_>, space: &Space<'_>) -> Vec<(Configur
     all
 }
 
+/// The best where no launch is left to settle anything: what was shown to be faster than the script as it is; where that
+/// does not fit, the best by what is believed.
+pub(super) fn best_shown(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> {
+    let baseline = Configuration::baseline();
+    let ranked = ranking(session, space).into_iter().map(|(c, _)| c);
+    let shown = |c: &Configuration| {
+        c.is_baseline()
+            || compared(session, c, &baseline).is_some_and(|x| better(&x))
+            || swept_better(session, space, c, &baseline)
+    };
+    let fits = session.state(&baseline) == State::Fits;
+    let mut candidates = ranked.filter(|c| !fits || shown(c));
+    candidates.next().or_else(|| session.fitting().into_iter().next())
+}
+
 /// From the best by what is believed to the best by what is shown.
 pub(super) fn settle(
     session: &mut Session<'_>,

@@ -30,10 +30,12 @@ const PARTS: [i64; 2] = [2, 4];
 pub(super) fn sweep(session: &mut Session<'_>, space: &Space<'_>, base: &Configuration) -> Step<()> {
     let Some((step, launch)) = seconds(session, base) else { return Ok(()) };
     let Chosen { windows, promising } = choose(session, space, base, (SECONDS / (STEPS * step)) as usize);
-    let cheap = windows.len() as f64 * STEPS * step <= launch;
+    let needed = windows.len() as f64 * STEPS * step;
+    let cheap = needed <= launch;
     // Near its cap a search needs to know what each rung saves.
     let tight = session.state(&Configuration::baseline()) != State::Fits;
-    if windows.is_empty() || (promising < FEWEST && !cheap && !tight) {
+    let worth = promising >= FEWEST || cheap || tight;
+    if windows.is_empty() || !worth || !session.room_for_sweep(needed) {
         return Ok(());
     }
     match session.sweep(base, windows) {

@@ -567,10 +567,7 @@ mod tests {
         let line = "try --set optimizer=fused --sweep amp=bf16;checkpoint=all,batch_size=8; -- python t.py";
         let Request::Try(t) = request(line).unwrap() else { panic!("not try") };
         let windows: Vec<String> = t.windows.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            windows,
-            ["amp=bf16, optimizer=fused", "batch_size=8, checkpoint=all, optimizer=fused"]
-        );
+        assert_eq!(windows, ["amp=bf16, optimizer=fused", "batch_size=8, checkpoint=all, optimizer=fused"]);
         assert!(message("try --sweep malloc=retain -- x").contains("between two steps"));
         assert!(message("try --sweep amp=bf17 -- x").contains("--sweep: `amp` takes"));
         assert!(message("try --sweep amp=bf16 --repeat 2 -- x").contains("cannot be used with"));

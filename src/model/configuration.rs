@@ -138,7 +138,10 @@ mod tests {
         assert!(turns(&base.with(Knob::Amp, "bf16"), &base), "and taken away");
         assert!(!turns(&base, &base.with(Knob::Amp, "fp16")));
         assert!(!turns(&base.with(Knob::Amp, "fp16"), &base), "what is not live cannot be taken away either");
-        assert!(turns(&base.with(Knob::Malloc, "retain"), &base.with(Knob::Malloc, "retain").with(Knob::Accumulation, 2)));
+        assert!(turns(
+            &base.with(Knob::Malloc, "retain"),
+            &base.with(Knob::Malloc, "retain").with(Knob::Accumulation, 2)
+        ));
         assert!(!turns(&base, &base.with(Knob::Malloc, "retain")));
         let compiled = base.with(Knob::Compile, "default");
         assert!(turns(&compiled, &compiled.with(Knob::Optimizer, "fused")));

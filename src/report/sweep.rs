@@ -8,7 +8,8 @@ use crate::model::{Configuration, Verdict};
 
 /// The windows of one launch.
 pub(super) fn table(t: &Trial, style: Style) -> String {
-    let beside = if t.settings.is_baseline() { "the script as it is".to_owned() } else { t.settings.to_string() };
+    let beside =
+        if t.settings.is_baseline() { "the script as it is".to_owned() } else { t.settings.to_string() };
     let head = format!("in one launch (trial {}), in turns with {beside}:", t.trial);
     let mut out = hang("", &head, style.width);
     let heads = ["what differs", "speed", "95 % interval", "peak", "steps"].map(str::to_owned);

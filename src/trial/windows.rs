@@ -71,7 +71,7 @@ pub fn of_settings(records: &Records) -> Records {
                     swept = true;
                     false
                 }
-                Record::Step(s) => !others && !(swept && s.warmup),
+                Record::Step(s) => !(others || swept && s.warmup),
                 Record::Oom { .. } | Record::Fault { .. } => !others,
                 _ => true,
             };
@@ -108,7 +108,8 @@ fn window(
     let refused = runs.iter().filter(of).find_map(|r| r.why_not.clone().or_else(|| r.fault.clone()));
     let oom = runs.iter().filter(of).find_map(|r| r.oom.clone());
     let mut made = Window { settings: settings.clone(), ..Window::default() };
-    made.too_large = oom.is_some() || dead.is_some_and(|d| matches!(d.verdict, Verdict::Oom | Verdict::Thrash));
+    made.too_large =
+        oom.is_some() || dead.is_some_and(|d| matches!(d.verdict, Verdict::Oom | Verdict::Thrash));
     let spoilt = refused.or_else(|| oom.map(|o| format!("memory ran out: {o}")));
     if spoilt.is_none() {
         measure(&mut made, index, runs);
@@ -167,7 +168,8 @@ fn ratio(rounds: &[Round]) -> Option<Ratio> {
     let margin = if logs.len() >= ROUNDS {
         (variance(&logs) / n).sqrt() * t95(n - 1.0)
     } else {
-        let side = |of: fn(&Round) -> &Vec<f64>| -> Vec<f64> { rounds.iter().flat_map(of).copied().collect() };
+        let side =
+            |of: fn(&Round) -> &Vec<f64>| -> Vec<f64> { rounds.iter().flat_map(of).copied().collect() };
         let (mine, beside) = (side(|r| &r.mine), side(|r| &r.beside));
         let error = variance(&mine) / mine.len() as f64 + variance(&beside) / beside.len() as f64;
         error.sqrt() * t95(mine.len().min(beside.len()) as f64 - 1.0)

@@ -49,8 +49,15 @@ impl Launch {
     }
 
     fn oom(&mut self) -> &mut Self {
-        let (device, message) = ("cpu".to_owned(), "DefaultCPUAllocator: can't allocate\nand more".to_owned());
-        self.records.push(Record::Oom { device, phase: Phase::Train, message, step: self.index, fatal: false });
+        let (device, message) =
+            ("cpu".to_owned(), "DefaultCPUAllocator: can't allocate\nand more".to_owned());
+        self.records.push(Record::Oom {
+            device,
+            phase: Phase::Train,
+            message,
+            step: self.index,
+            fatal: false,
+        });
         self
     }
 
@@ -68,7 +75,10 @@ impl Launch {
 }
 
 fn asked() -> Vec<Configuration> {
-    vec![Configuration::baseline().with(Knob::Amp, "bf16"), Configuration::baseline().with(Knob::BatchSize, 4)]
+    vec![
+        Configuration::baseline().with(Knob::Amp, "bf16"),
+        Configuration::baseline().with(Knob::BatchSize, 4),
+    ]
 }
 
 fn seen(records: &Records) -> Vec<Window> {
@@ -153,7 +163,10 @@ fn a_launch_that_dies_in_a_window_keeps_what_was_measured_before() {
     let found = windows(&asked(), &records, Some(&death(Verdict::Oom)));
     assert!((found[0].ratio.unwrap().ratio - 2.0).abs() < 1e-9);
     assert_eq!((found[0].peak, found[0].why_not.as_deref()), (Some(300), None));
-    assert_eq!((found[1].too_large, found[1].why_not.as_deref()), (true, Some("the kernel killed a process")));
+    assert_eq!(
+        (found[1].too_large, found[1].why_not.as_deref()),
+        (true, Some("the kernel killed a process"))
+    );
     assert!(!windows(&asked(), &records, Some(&death(Verdict::Failed)))[1].too_large);
 }
 

@@ -5,7 +5,7 @@ use super::bench::Bench;
 use super::workplace::Workplace;
 use super::{TryRequest, finish, terminal};
 use crate::exit::{self, Exit};
-use crate::model::{Configuration, Knob, Observation, Progress, Purpose, TrialSpec, Verdict};
+use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::result::Compared;
 use crate::trial::Executor;
 use crate::verdict::compare::compare;
@@ -25,10 +25,6 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
         }
         if let Some(inspection) = bench.executor.inspection() {
             refuse_what_cannot_be_turned(&spec.settings, inspection)?;
-            for window in &spec.windows {
-                // A smaller batch is cut from the script's own: no way to turn it is needed.
-                refuse_what_cannot_be_turned(&window.without(Knob::BatchSize), inspection)?;
-            }
         }
         let trial = u32::try_from(history.len() + 1).unwrap_or(u32::MAX);
         let observation = bench.executor.run(trial, &spec).await?;

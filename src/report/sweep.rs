@@ -26,8 +26,12 @@ pub(super) fn table(t: &Trial, style: Style) -> String {
         out += &(if window.ratio.is_none() { style.bad(&text) } else { text });
         out.push('\n');
         if let Some(why) = &window.why_not {
-            let too_large = if window.too_large { "too large: " } else { "not measured: " };
-            out += &hang("    ", &one_line(&format!("{too_large}{why}")), style.width);
+            let head = match window.ratio {
+                _ if window.too_large => "too large",
+                None => "not measured",
+                Some(_) => "ended in it",
+            };
+            out += &hang("    ", &one_line(&format!("{head}: {why}")), style.width);
         }
     }
     if t.verdict == Verdict::Fit && t.windows.iter().any(|w| w.ratio.is_some()) {

@@ -71,7 +71,7 @@ pub fn of_settings(records: &Records) -> Records {
                     swept = true;
                     false
                 }
-                Record::Step(s) => !others && !(swept && s.warmup),
+                Record::Step(s) => !(others || swept && s.warmup),
                 Record::Oom { .. } | Record::Fault { .. } => !others,
                 _ => true,
             };

@@ -40,7 +40,7 @@ class Knob:
         return False
 
     def start(self):
-        """Called once torch is there, before the script builds anything; of a window's knob, between steps."""
+        """Called once torch is there, before the script builds anything; a window's knob, between steps."""
 
     def requires(self, root, args, kwargs):
         """None, or why it cannot be applied to this root."""

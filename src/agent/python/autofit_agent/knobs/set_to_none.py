@@ -96,7 +96,7 @@ class SetToNone(Knob):
     def verify(self):
         self.objects = len(self.owners)
         self.how = "zero_grad of optimizers and modules" + ("" if self.owners else "; not called yet")
-        if not self.owners and not self.told:
+        if self.wanted and not self.owners and not self.told:
             self.reason = "the script was not seen to pass set_to_none=False"
             return None
         return self.wanted if self.acts else None

@@ -2,8 +2,8 @@
 
 On the processor: the most anonymous and shared memory, which is what a limit counts.  The kernel's high-water
 mark is set back (`clear_refs`), after the C library has given back what earlier steps have left; pages of
-files are taken off, and what worker processes hold is added.  On a GPU: the allocator's peaks, after its cache
-was emptied, and the context.
+files are taken off, and what worker processes hold is added.  On a GPU: the allocator's peaks, after its
+cache was emptied, and the context.
 
 What the process needed before it trained is common to all windows: no peak is below that.  Where the kernel
 does not let the mark be set back, nothing is reported.

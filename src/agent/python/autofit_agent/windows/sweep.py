@@ -14,11 +14,11 @@ WINDOW_SECONDS = 0.15
 FEWEST, MOST = 3, 16
 # Steps of more than a second are alike enough for fewer.
 LONG_STEP, FEWEST_LONG = 1.0, 2
-# One that turns out to be much slower ends after the fewest steps, once it has lasted this many times as long.
+# One that turns out to be much slower ends after the fewest steps, once it has lasted so many times as long.
 SLOWER = 4
 # Steps at the front of a window that are not measured.  Two where memory is read: after the first one, in
-# which the script may still hold what the window before has made, everything is given back.  Two where batches
-# are cut: the first may have been drawn before.
+# which the script may still hold what the window before has made, everything is given back.  Two where
+# batches are cut: the first may have been drawn before.
 WARM, WARM_WITH_CARE = 1, 2
 # ... and up to as many more until the first cut batch arrives.
 DRAWN_AHEAD = 4
@@ -51,9 +51,7 @@ class Window:
     def relief(self):
         """More for what needs less memory."""
         parts = self.settings.get("accumulation", 1)
-        return min(parts, 4) + sum(
-            values.get(self.settings.get(name), 0) for name, values in RELIEF.items()
-        )
+        return min(parts, 4) + sum(values.get(self.settings.get(name), 0) for name, values in RELIEF.items())
 
 
 class Sweep:
@@ -129,8 +127,7 @@ class Sweep:
         for window in self.windows:
             self._refuse(window, self.turner.why_not(window.settings))
         left = [window for window in self.windows if not window.over]
-        for group in (plain, cut):
-            group = [window for window in group if window in left]
+        for group in ([w for w in plain if not w.over], [w for w in cut if not w.over]):
             if group:
                 share = self.session.plan.schedule.max_seconds * len(group) / len(left)
                 yield from self._rounds(group, share)

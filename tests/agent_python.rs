@@ -80,6 +80,7 @@ modules! {
         test_gpu_knobs
         test_knobs_accumulation
         test_knobs_fp16
+        test_knobs_idle_models
         test_knobs_inplace
         test_knobs_kernels
         test_knobs_launch
@@ -101,6 +102,7 @@ modules! {
         test_examples_equal
         test_inference
         test_knobs_compile
+        test_knobs_memory_budget
         test_production
         test_ranks
     }

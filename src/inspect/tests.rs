@@ -601,6 +601,34 @@ fn activations_are_in_place_where_some_could_be() {
 }
 
 #[test]
+fn a_budget_of_activations_is_for_what_is_compiled() {
+    let knob = Knob::ActivationMemoryBudget;
+    assert!(script().site(knob).how.contains("while the model is compiled"));
+    let detected = |change: fn(&mut Detected)| script().with(|s| change(s.detected.as_mut().unwrap()));
+    let lacks = detected(|d| d.compile_lacks = Some("there is no compiler".into()));
+    assert!(lacks.why_not(knob).ends_with("nothing can be compiled: there is no compiler"));
+    let own = lacks.with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert_eq!(own.site(knob).way, Some(Way::Agent));
+    assert!(own.with(|s| s.roots[0].dropout = true).why_not(knob).contains("other masks"));
+    assert_eq!(detected(|d| d.checkpointing = true).why_not(knob), "the script checkpoints by itself");
+}
+
+#[test]
+fn idle_models_are_for_scripts_with_several_models_on_a_gpu() {
+    let knob = Knob::IdleModels;
+    assert_eq!(script().why_not(knob), "the models are in host memory already");
+    let gpu = |change: fn(&mut Detected)| {
+        script().with(|s| s.device = Device::Cuda).with(|s| change(s.detected.as_mut().unwrap()))
+    };
+    assert!(gpu(|_| ()).why_not(knob).contains("no other one is called"));
+    assert!(gpu(|d| d.roots = 2).site(knob).how.starts_with("2 models"));
+    assert!(gpu(|d| d.others = 1).site(knob).how.starts_with("2 models"));
+    assert!(gpu(|d| d.roots = 30).why_not(knob).contains("one by one"));
+    assert!(gpu(|d| (d.roots, d.compile) = (2, true)).why_not(knob).contains("compiled code"));
+    assert!(gpu(|d| (d.roots, d.distributed) = (2, Some("DDP".into()))).why_not(knob).contains("DDP"));
+}
+
+#[test]
 fn a_plain_script_is_run_in_several_processes_or_the_reason_is_told() {
     let site = script().site(Knob::Strategy);
     assert!(site.how.contains("2 processes (gloo) by torchrun"), "{}", site.how);

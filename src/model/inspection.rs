@@ -199,6 +199,8 @@ pub struct Detected {
     pub optimizers: Vec<String>,
     /// Optimizers that step at different times (a GAN): more than one root is trained.
     pub roots: u32,
+    /// Other modules that are called: frozen ones, or ones that are called without gradients only.
+    pub others: u32,
     /// A `GradScaler` in use.
     pub grad_scaler: bool,
     /// `backward(create_graph=True)` or the like was seen.

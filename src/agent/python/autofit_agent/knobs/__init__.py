@@ -12,7 +12,9 @@ from . import (
     empty_cache,
     environment,
     flags,
+    idle_models,
     inplace,
+    memory_budget,
     offload,
     optimizer,
     set_to_none,
@@ -45,6 +47,8 @@ KINDS = {
         empty_cache.EmptyCache,
         inplace.Inplace,
         strategy.Processes,
+        memory_budget.MemoryBudget,
+        idle_models.IdleModels,
     )
 }
 

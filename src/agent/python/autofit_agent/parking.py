@@ -13,6 +13,11 @@ import copy
 from . import tree
 
 
+def available(torch):
+    """Whether PyTorch tells how many hold a tensor's storage (before 2.5 only where it is built for CUDA)."""
+    return hasattr(torch._C, "_storage_Use_Count")
+
+
 class Parking:
     """The stand-ins, and which group each parked tensor belongs to."""
 

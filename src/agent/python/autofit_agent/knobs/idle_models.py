@@ -37,7 +37,7 @@ class IdleModels(Knob):
         self.largest = {}  # name of a model -> bytes of it that did
 
     def start(self):
-        if not self.acts or self.wanted == "device":
+        if not self.acts or self.wanted == "device" or not parking.available(self.torch):
             return
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -54,6 +54,8 @@ class IdleModels(Knob):
         kind = next(root.module.parameters()).device.type
         if kind not in self.devices:
             return "the models are in host memory already"
+        if self.parking is None:
+            return "PyTorch %s does not tell who else holds a tensor" % self.torch.__version__
         if root.compiled or self.session.settings.get("compile", "off") != "off":
             return "compiled code counts on parameters that stay where they are"
         if self.session.settings.get("offload") == "activations":

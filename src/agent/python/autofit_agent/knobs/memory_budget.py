@@ -16,6 +16,8 @@ from .. import describe, patches
 from .base import Knob
 
 NAME = "activation_memory_budget"
+MODULES = "torch._functorch.config", "torch._functorch.partitioners"
+CHOICE = "choose_saved_values_set"  # the partitioner's function that is given the budget
 CACHE = "enable_autograd_cache"
 DRAWS = "%s draws random numbers (dropout), which compiled code would draw anew where it computes again"
 
@@ -50,8 +52,8 @@ class MemoryBudget(Knob):
             return DRAWS % root.name
         if self.config is not None:
             return None
-        config = importlib.import_module("torch._functorch.config")
-        if not hasattr(config, NAME):
+        config, partitioners = map(importlib.import_module, MODULES)
+        if not hasattr(config, NAME) or not hasattr(partitioners, CHOICE):
             return "PyTorch %s has no %s" % (self.torch.__version__, NAME)
         if getattr(config, NAME) != 1:
             return "the script sets %s to %g by itself" % (NAME, getattr(config, NAME))
@@ -65,10 +67,8 @@ class MemoryBudget(Knob):
     def apply(self, root, args, kwargs):
         if self.budget == 1 or self.config is not None:
             return
-        self.config = importlib.import_module("torch._functorch.config")
-        patches.replace(
-            importlib.import_module("torch._functorch.partitioners"), "choose_saved_values_set", self._watched
-        )
+        self.config, partitioners = map(importlib.import_module, MODULES)
+        patches.replace(partitioners, CHOICE, self._watched)
         self._set(NAME, self.budget)
         if hasattr(self.config, CACHE):
             self._set(CACHE, False)
@@ -82,10 +82,10 @@ class MemoryBudget(Knob):
     def _watched(self, original):
         sees = self.session.guard(NAME)(self._sees)
 
-        def choose_saved_values_set(joint_graph, node_info, memory_budget=1):
+        def choose(joint_graph, node_info, memory_budget=1, **more):
             if self.before and memory_budget != 1 and not sees(joint_graph):
                 memory_budget = 1
-            saved = original(joint_graph, node_info, memory_budget=memory_budget)
+            saved = original(joint_graph, node_info, memory_budget=memory_budget, **more)
             if self.before:
                 kept = [_bytes(node) for node in saved if node.op != "placeholder"]
                 self.graphs.append((memory_budget, len(kept), sum(kept)))
@@ -93,7 +93,7 @@ class MemoryBudget(Knob):
                     self.session.knob_changed(self)
             return saved
 
-        return choose_saved_values_set
+        return choose
 
     def _sees(self, graph):
         """Whether what this graph computes may be computed again."""
@@ -111,7 +111,7 @@ class MemoryBudget(Knob):
             self.reason = "only the agent sets it"
             return None
         if self.budget == 1:
-            config = importlib.import_module("torch._functorch.config")
+            config = importlib.import_module(MODULES[0])
             return self.wanted if getattr(config, NAME, 1) == 1 else None
         if not self.graphs:
             compiles = self.session.settings.get("compile", "off") != "off"

@@ -30,6 +30,7 @@ class MemoryBudget(Knob):
         super().__init__(session, wanted, way)
         self.budget = float(wanted)
         self.config = None
+        self.own = False  # the script compiles by itself
         self.before = {}  # name of a setting -> its value before
         self.graphs = []  # (budget that it was partitioned with, results kept, their bytes)
 
@@ -65,6 +66,7 @@ class MemoryBudget(Knob):
         return None if reason is None else "nothing is compiled: %s" % reason
 
     def apply(self, root, args, kwargs):
+        self.own = self.own or root.compiled
         if self.budget == 1 or self.config is not None:
             return
         self.config, partitioners = map(importlib.import_module, MODULES)
@@ -114,9 +116,9 @@ class MemoryBudget(Knob):
             config = importlib.import_module(MODULES[0])
             return self.wanted if getattr(config, NAME, 1) == 1 else None
         if not self.graphs:
-            compiles = self.session.settings.get("compile", "off") != "off"
-            refused = self._compile_refused() if compiles else None
-            self.reason = refused or "no call of a module was compiled with its backward pass"
+            asked = not self.own and self.session.settings.get("compile", "off") != "off"
+            refused = self._compile_refused() if asked else None
+            self.reason = refused or "nothing was compiled together with its backward pass"
             return None
         self.objects = len(self.graphs)
         self.how += ": of %d compiled graph%s %d results of %.1f MiB are kept for the backward pass" % (

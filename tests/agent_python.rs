@@ -107,6 +107,7 @@ modules! {
         test_ranks
     }
     frameworks {
+        test_frameworks_accumulation
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer

@@ -85,7 +85,9 @@ fn configurations(rung: &Rung) -> Vec<Configuration> {
                 Knob::IdleModels => vec!["host".into()],
                 // It brings the compiler along.
                 Knob::ActivationMemoryBudget => {
-                    return ["0.5", "0.25"].map(|v| one(*knob, v.into()).with(Knob::Compile, "default")).into();
+                    return ["0.5", "0.25"]
+                        .map(|v| one(*knob, v.into()).with(Knob::Compile, "default"))
+                        .into();
                 }
                 Knob::Allocator => vec!["expandable_segments:True".into()],
                 _ => Vec::new(),

@@ -138,7 +138,10 @@ fn memory_budget(found: &Inspection) -> KnobSite {
     if !detected.is_some_and(|d| d.compile)
         && let Some(why) = compile(found).why_not
     {
-        return refused(knob, format!("it is a setting of torch.compile, and nothing can be compiled: {why}"));
+        return refused(
+            knob,
+            format!("it is a setting of torch.compile, and nothing can be compiled: {why}"),
+        );
     }
     if detected.is_some_and(|d| d.checkpointing) {
         return refused(knob, "the script checkpoints by itself");

@@ -180,7 +180,6 @@ fn accumulation(found: &Inspection) -> KnobSite {
     if let Some(refusal) = never_trains(knob, found) {
         return refusal;
     }
-    let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
     let detected = found.detected.as_ref();
     let Some(root) = main_root(found) else {
         return refused(knob, no_root(found));
@@ -200,9 +199,29 @@ fn accumulation(found: &Inspection) -> KnobSite {
         Some(loader) => loader.batch_size,
         None => root.batch,
     };
-    if let Match::Options(turned) = options::accumulation(found, own, seen) {
-        return by_options(knob, turned);
+    let in_call = split_in_call(found, root);
+    let Match::Options(mut turned) = options::accumulation(found, own, seen) else { return in_call };
+    let Some(rest) = uneven_end(found) else { return by_options(knob, turned) };
+    // The script's micro-batches at an epoch's end are fewer than elsewhere, and weigh as its own code has it.
+    if in_call.way.is_some() {
+        return in_call;
     }
+    turned.how.push_str(&format!("; an epoch's last {rest} samples may weigh otherwise"));
+    by_options(knob, turned)
+}
+
+/// Samples that an epoch has beyond whole batches.
+fn uneven_end(found: &Inspection) -> Option<u64> {
+    let loader = found.training_loader()?;
+    let batch = loader.batch_size.filter(|b| *b > 0)?;
+    loader.dataset_length.map(|length| length % batch).filter(|rest| *rest > 0)
+}
+
+/// The agent's own way: the batch in parts inside the model's call.
+fn split_in_call(found: &Inspection, root: &RootInfo) -> KnobSite {
+    let knob = Knob::Accumulation;
+    let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
+    let detected = found.detected.as_ref();
     if found.launched.world_size > 1 {
         return refused(
             knob,

@@ -591,6 +591,24 @@ fn a_switch_does_not_make_right_what_would_change_training() {
     assert!(own.why_not(Knob::Accumulation).contains("BatchNorm"));
 }
 
+/// 45 samples in batches of 16: the last 13 are cut otherwise by the script's loop than in the model's call.
+#[test]
+fn an_uneven_end_of_an_epoch_is_better_cut_inside_the_models_call() {
+    let with = |length: u64| {
+        script().with(|s| {
+            s.options = vec![option("--batch-size", "int", "16"), option("--accumulation-steps", "int", "1")];
+            s.loaders[0].batch_size = Some(16);
+            s.loaders[0].dataset_length = Some(length);
+            s.roots[0].batch = Some(16);
+        })
+    };
+    assert_eq!(with(48).site(Knob::Accumulation).way, Some(Way::Option));
+    assert_eq!(with(45).site(Knob::Accumulation).way, Some(Way::Agent));
+    let only = with(45).with(|s| s.detected.as_mut().unwrap().roots = 2).site(Knob::Accumulation);
+    assert_eq!(only.way, Some(Way::Option));
+    assert!(only.how.ends_with("an epoch's last 13 samples may weigh otherwise"), "{}", only.how);
+}
+
 #[test]
 fn activations_are_in_place_where_some_could_be() {
     assert!(script().why_not(Knob::Inplace).contains("no ReLU behind a layer"));

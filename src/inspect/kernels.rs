@@ -24,6 +24,7 @@ pub(super) fn find(knob: Knob, found: &Inspection) -> KnobSite {
         Knob::ChannelsLast => channels_last(found),
         Knob::Inplace => inplace(found),
         Knob::ActivationMemoryBudget => memory_budget(found),
+        Knob::InferenceMode => inference_mode(found),
         _ => compile(found),
     }
 }
@@ -39,6 +40,7 @@ pub(super) fn current(knob: Knob, found: &Inspection) -> Option<String> {
         Knob::ChannelsLast => Some(found.roots.iter().any(|r| r.channels_last).to_string()),
         Knob::Compile => Some(if detected.compile { "the script's own" } else { "off" }.to_owned()),
         Knob::EmptyCache | Knob::Inplace => Some("false".to_owned()),
+        Knob::InferenceMode => Some(found.roots.iter().any(|r| r.inference_mode).to_string()),
         Knob::ActivationMemoryBudget => Some("1".to_owned()),
         Knob::IdleModels => Some("device".to_owned()),
         _ => None,
@@ -153,6 +155,24 @@ fn memory_budget(found: &Inspection) -> KnobSite {
         );
     }
     site(knob, Way::Agent, "torch._functorch.config, while the model is compiled")
+}
+
+fn inference_mode(found: &Inspection) -> KnobSite {
+    let knob = Knob::InferenceMode;
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    if !root.serves {
+        return refused(knob, "the script trains, and autograd needs what a call records");
+    }
+    if root.inference_mode {
+        return refused(knob, "the script calls its model in inference mode by itself");
+    }
+    if found.detected.as_ref().is_some_and(|d| d.compile) {
+        return refused(knob, "compiled code has nothing to gain from it");
+    }
+    let how = format!("torch.inference_mode() in the calls of {}", root.class);
+    KnobSite { values: vec![true.into(), false.into()], ..site(knob, Way::Agent, how) }
 }
 
 fn compile(found: &Inspection) -> KnobSite {

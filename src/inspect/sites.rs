@@ -74,7 +74,8 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         | Knob::Compile
         | Knob::EmptyCache
         | Knob::Inplace
-        | Knob::ActivationMemoryBudget => kernels::find(knob, found),
+        | Knob::ActivationMemoryBudget
+        | Knob::InferenceMode => kernels::find(knob, found),
     };
     if let Some(switch) = found.switches.iter().find(|s| s.knob == knob) {
         site = frameworks::through(site, switch);

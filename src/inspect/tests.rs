@@ -593,6 +593,17 @@ fn a_switch_does_not_make_right_what_would_change_training() {
 
 /// 45 samples in batches of 16: the last 13 are cut otherwise by the script's loop than in the model's call.
 #[test]
+fn inference_mode_is_for_scripts_that_never_train() {
+    let knob = Knob::InferenceMode;
+    assert!(script().why_not(knob).contains("the script trains"));
+    let serves = || script().with(|s| s.roots[0].serves = true);
+    assert_eq!(serves().site(knob).how, "torch.inference_mode() in the calls of GPT");
+    assert!(serves().with(|s| s.roots[0].inference_mode = true).why_not(knob).contains("by itself"));
+    let compiled = serves().with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert!(compiled.why_not(knob).contains("nothing to gain"));
+}
+
+#[test]
 fn an_uneven_end_of_an_epoch_is_better_cut_inside_the_models_call() {
     let with = |length: u64| {
         script().with(|s| {

@@ -133,6 +133,8 @@ pub struct RootInfo {
     pub trainable: u64,
     /// The script only calls it without gradients: it never trains.
     pub serves: bool,
+    /// It is called in `torch.inference_mode()`.
+    pub inference_mode: bool,
     /// Bytes of all parameters and buffers.
     pub bytes: u64,
     /// The repeated blocks that checkpointing would act on.

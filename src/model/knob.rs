@@ -169,6 +169,8 @@ knobs! {
     ActivationMemoryBudget = "activation_memory_budget", Exact, Accepts::Share;
     /// Where models wait that are not needed while another one trains; CUDA only.
     IdleModels = "idle_models", Exact, Accepts::Words(&["device", "host"]);
+    /// Calls of a script that never trains run in `torch.inference_mode()` instead of `no_grad`.
+    InferenceMode = "inference_mode", Exact, Accepts::Bool;
 }
 
 impl Knob {

@@ -52,6 +52,7 @@ impl Context<'_> {
             (Knob::Offload, Value::Text(t)) if t == "optimizer" => one(-0.20, 0.10),
             (Knob::Offload, _) => one(-0.45, 0.20),
             (Knob::IdleModels, _) => one(-0.25, 0.20),
+            (Knob::InferenceMode, _) => one(0.02, 0.03),
             (Knob::Amp, _) if cuda => one(0.35, 0.30),
             (Knob::Amp, _) if self.cpu_bf16 => one(0.20, 0.35),
             (Knob::Amp, _) => one(-0.80, 0.40),

@@ -59,9 +59,12 @@ impl<'a> Space<'a> {
         self.plan.policy.batch != BatchPolicy::Keep || self.bound == NumericsClass::Dynamics
     }
 
-    /// Whether every setting can be made, within the bound.
+    /// Whether every setting can be made, within the bound, beside the others.
     pub fn allows(&self, settings: &Configuration) -> bool {
-        settings.0.iter().all(|(knob, value)| self.takes(*knob, value)) && self.budget_has_sense(settings)
+        settings.0.iter().all(|(knob, value)| self.takes(*knob, value))
+            && self.budget_has_sense(settings)
+            // Compiled code has nothing to gain from it.
+            && !(settings.get(Knob::InferenceMode).is_some() && settings.get(Knob::Compile).is_some())
     }
 
     /// A budget is for what is compiled, and says the same as `checkpoint` in another way.
@@ -179,7 +182,8 @@ impl<'a> Space<'a> {
             | Knob::CudnnBenchmark
             | Knob::ChannelsLast
             | Knob::EmptyCache
-            | Knob::Inplace => vec![true.into()],
+            | Knob::Inplace
+            | Knob::InferenceMode => vec![true.into()],
             // The longest search for kernels, an hour for some models, is made where a recipe asks for it.
             Knob::Compile if self.plan.device == Device::Cuda => {
                 vec!["default".into(), "reduce-overhead".into()]

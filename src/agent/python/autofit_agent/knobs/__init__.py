@@ -13,6 +13,7 @@ from . import (
     environment,
     flags,
     idle_models,
+    inference_mode,
     inplace,
     memory_budget,
     offload,
@@ -49,6 +50,7 @@ KINDS = {
         strategy.Processes,
         memory_budget.MemoryBudget,
         idle_models.IdleModels,
+        inference_mode.InferenceMode,
     )
 }
 

@@ -80,6 +80,7 @@ modules! {
         test_gpu_knobs
         test_knobs_accumulation
         test_knobs_fp16
+        test_knobs_idle_models
         test_knobs_inplace
         test_knobs_kernels
         test_knobs_launch
@@ -102,10 +103,12 @@ modules! {
         test_examples_equal
         test_inference
         test_knobs_compile
+        test_knobs_memory_budget
         test_production
         test_ranks
     }
     frameworks {
+        test_frameworks_accumulation
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer
@@ -125,6 +128,7 @@ fn launcher_and_agent_agree_on_what_can_be_turned_between_two_steps() {
         Accepts::IntFrom(low) => vec![Value::Int(low), Value::Int(low + 1)],
         Accepts::Words(words) => words.iter().map(|w| Value::from(*w)).collect(),
         Accepts::Text => vec![Value::from("expandable_segments:True")],
+        Accepts::Share => vec![Value::from("0.5")],
     };
     let pairs: Vec<(Knob, Value)> =
         Knob::ALL.iter().flat_map(|k| values(*k).into_iter().map(move |v| (*k, v))).collect();

@@ -86,8 +86,15 @@ pub fn for_production(prepared: &Prepared) -> AgentPlan {
 
 /// Knobs that the fit depends on: without them a run would go out of memory later.
 fn required(settings: &Configuration) -> Vec<Knob> {
-    const MEMORY: [Knob; 5] =
-        [Knob::Accumulation, Knob::Checkpoint, Knob::Offload, Knob::Strategy, Knob::Amp];
+    const MEMORY: [Knob; 7] = [
+        Knob::Accumulation,
+        Knob::Checkpoint,
+        Knob::Offload,
+        Knob::Strategy,
+        Knob::Amp,
+        Knob::ActivationMemoryBudget,
+        Knob::IdleModels,
+    ];
     settings.0.keys().copied().filter(|k| MEMORY.contains(k)).collect()
 }
 

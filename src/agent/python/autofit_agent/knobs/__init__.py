@@ -12,7 +12,10 @@ from . import (
     empty_cache,
     environment,
     flags,
+    idle_models,
+    inference_mode,
     inplace,
+    memory_budget,
     offload,
     optimizer,
     set_to_none,
@@ -45,6 +48,9 @@ KINDS = {
         empty_cache.EmptyCache,
         inplace.Inplace,
         strategy.Processes,
+        memory_budget.MemoryBudget,
+        idle_models.IdleModels,
+        inference_mode.InferenceMode,
     )
 }
 

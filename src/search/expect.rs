@@ -24,7 +24,7 @@ pub fn expectations(plan: &SearchPlan, history: &[Observation]) -> BTreeMap<u32,
     after_first.filter_map(|(i, o)| Some((o.trial, of_one(plan, &history[..i], o)?))).collect()
 }
 
-fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
+pub(super) fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
     let mut session = Session::new(plan, &[]);
     session.seen = before.iter().collect();
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);

@@ -1,5 +1,6 @@
 //! A job script for SLURM that trains with what was tuned.  Pure.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -23,8 +24,9 @@ const RENDEZVOUS: [&str; 10] = [
 /// The last of them takes no value.
 const FLAG: &str = "--standalone";
 
-/// Memory that a job is given on top of the confirmed peak: what the kernel counts besides, bytes.
-const ASIDE: u64 = 256 << 20;
+/// Memory that a job is given on top of the confirmed peak, bytes: libraries (those of PyTorch alone are some 400 MiB in
+/// each process, torchrun's own included), which a scheduler counts with the rest.
+const ASIDE: u64 = 1 << 30;
 
 /// What a script is written from.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +68,7 @@ impl JobScript<'_> {
         let settings = &self.document.plan.settings;
         let _ = writeln!(text, ": trains with what was tuned ({settings}).");
         for option in self.directives() {
-            let _ = writeln!(text, "#SBATCH {}", shell_words::quote(&option));
+            let _ = writeln!(text, "#SBATCH {}", directive(&option));
         }
         text.push_str("set -euo pipefail\n");
         let run = shell_words::join([
@@ -139,6 +141,12 @@ impl JobScript<'_> {
     }
 }
 
+/// An option as a line of `#SBATCH` has it: quoted where it must be.
+fn directive(option: &str) -> Cow<'_, str> {
+    let plain = option.chars().all(|c| c.is_ascii_alphanumeric() || "-_=:,./+@%[]".contains(c));
+    if plain { Cow::Borrowed(option) } else { shell_words::quote(option) }
+}
+
 /// torchrun's arguments without those that ours replace; what follows the script is the script's.
 fn without_rendezvous(words: &[String]) -> Vec<&str> {
     let mut kept = Vec::new();
@@ -194,7 +202,7 @@ mod tests {
         insta::assert_snapshot!(script("python train.py", 1, |_| ()).unwrap(), @r#"
         #!/bin/bash
         # Written by autofit 0.1.0: trains with what was tuned (amp=bf16, num_workers=2).
-        #SBATCH --mem=1806M
+        #SBATCH --mem=2574M
         #SBATCH --nodes=1
         #SBATCH --ntasks-per-node=1
         #SBATCH '--chdir=/home/me/my work'

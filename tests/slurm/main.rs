@@ -87,7 +87,9 @@ impl Cluster {
             .limit(LONG)
             .arg("--wait")
             .arg(format!("--output={}", output.display()))
-            .also(|c| drop(c.args(options)))
+            .also(|c| {
+                c.args(options);
+            })
             .arg(path)
             .finish();
         let printed = std::fs::read_to_string(output).unwrap_or_default();

@@ -43,9 +43,10 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
 fn here(job: &Job) -> anyhow::Result<Workplace> {
     let place = Workplace::here(job)?;
     if place.recipe.executor == Executor::Slurm {
-        let words = shell_words::join(place.recipe.slurm.words());
+        let words = [vec!["srun".to_owned()], place.recipe.slurm.words()].concat();
         let message = format!(
-            "what would be launched depends on the node; ask there: srun {words} autofit plan --executor local ..."
+            "what would be launched depends on the node; ask there: {} autofit plan --executor local ...",
+            shell_words::join(words)
         );
         return Err(exit::Exit::new(exit::USAGE, message).into());
     }

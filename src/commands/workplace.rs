@@ -129,7 +129,7 @@ impl Workplace {
             Device::Cuda => self.uuids(),
         };
         if self.cluster.is_some() {
-            policy.insert("executor".to_owned(), format!("slurm {}", self.recipe.slurm.words().join(" ")));
+            policy.insert("executor".to_owned(), "slurm".to_owned());
         }
         SearchKey {
             argv: self.command.clone(),

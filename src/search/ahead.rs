@@ -15,7 +15,7 @@ use super::replay::Session;
 use super::space::Space;
 use super::{Next, SearchPlan, next};
 use crate::model::observation::Kind;
-use crate::model::{Observation, TrialSpec};
+use crate::model::{Observation, TrialSpec, Verdict};
 
 /// Whether one launch answers the question of the other.
 pub fn same_launch(a: &TrialSpec, b: &TrialSpec) -> bool {
@@ -54,6 +54,10 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
     let mut o = again.or_else(|| latest(likely)).or_else(|| latest(otherwise))?.clone();
     o.trial = history.iter().map(|o| o.trial).max().unwrap_or(0) + 1;
     (o.settings, o.purpose, o.inspection) = (spec.settings.clone(), spec.purpose, None);
+    if o.verdict == Verdict::Disturbed {
+        // It is not expected to be launched once more.
+        o.verdict = Verdict::Fit;
+    }
     let Expected { rate, peak_bytes } = of_one(plan, history, &o)?;
     if let (Some(timing), Some(rate)) = (&mut o.timing, rate) {
         let factor = rate / timing.samples_per_second;

@@ -122,7 +122,8 @@ fn a_search_runs_two_jobs_at_a_time_and_leaves_none() {
     let project = Project::with_tiny();
     let before = project.snapshot();
     let line = "--executor slurm --jobs 2 --device cpu --max-trials 5 -- python tiny.py --epochs 200";
-    let mut running = cluster.autofit(&project).line(line).start();
+    let on_a_node_each = cluster.autofit(&project).line("tune --slurm --exclusive");
+    let mut running = on_a_node_each.line(line).start();
     running.wait_until("two jobs run at a time", || cluster.running() >= 2);
     assert!(lines(&project, "started") >= 3, "the script as it is runs alone");
     let end = running.finish().expect(0).leaves_no_process().prints("run -- python tiny.py");

@@ -169,11 +169,11 @@ impl Client {
     }
 }
 
-/// Ends a job that still waits.
-pub fn cancel(launched: &Launched) {
+/// Ends a job if it still waits.
+pub fn cancel_waiting(launched: &Launched) {
     if let Launched::Job(id) = launched {
-        // One that is over needs nothing.
-        let _ = call("scancel", vec![id.clone()]);
+        // One that has begun meanwhile goes on.
+        let _ = call("scancel", vec!["--state=PENDING".to_owned(), id.clone()]);
     }
 }
 

@@ -94,8 +94,14 @@ struct Running {
     state: Option<JobState>,
     /// Since when its job is over, though nothing is there to be read.
     silent: Option<Instant>,
-    /// By us, before it began.
-    cancelled: bool,
+    /// The user wants to stop soon: it is not waited for unless it has begun.
+    unwanted: bool,
+}
+
+impl Running {
+    fn never_began(&self) -> bool {
+        self.unwanted && self.state == Some(JobState::Ended(End::Cancelled))
+    }
 }
 
 impl<P: FnMut(Progress)> SlurmExecutor<P> {
@@ -165,6 +171,7 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
         });
         let spec = spec.clone();
         let submitted = Instant::now();
+        self.answered = submitted;
         self.running.push(Running {
             number,
             spec,
@@ -174,7 +181,7 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
             submitted,
             state: None,
             silent: None,
-            cancelled: false,
+            unwanted: false,
         });
         Ok(())
     }
@@ -190,10 +197,10 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
                 return Ok(self.stopped().await);
             }
             self.ask().await?;
-            let some_go_on = self.running.iter().any(|r| !r.cancelled);
+            let some_go_on = self.running.iter().any(|r| !r.never_began());
             for at in 0..self.running.len() {
-                // What was cancelled is told of last: with it the search ends.
-                if self.running[at].cancelled && some_go_on {
+                // What never began is told of last: with it the search ends.
+                if self.running[at].never_began() && some_go_on {
                     continue;
                 }
                 if let Some(observation) = self.settle(at).await? {
@@ -249,11 +256,10 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
             Ok(states) => {
                 self.answered = Instant::now();
                 for (running, state) in self.running.iter_mut().zip(states) {
-                    (self.tell)(Progress::Job {
-                        trial: running.number,
-                        elapsed: running.submitted.elapsed().as_secs_f64(),
-                        text: words(&running.launched, &state),
-                    });
+                    if let Some(text) = words(&running.launched, &state) {
+                        let elapsed = running.submitted.elapsed().as_secs_f64();
+                        (self.tell)(Progress::Job { trial: running.number, elapsed, text });
+                    }
                     running.state = Some(state);
                 }
                 Ok(())
@@ -295,7 +301,14 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
         };
         let job = running.launched.name();
         match verdict::settle(end, written, &unwritten, &output) {
-            Settled::Over(observation) => Ok(Some(observation)),
+            Settled::Over(observation) => {
+                if observation.verdict == Verdict::Interrupted && *self.stop.borrow() == Stop::No {
+                    (self.tell)(Progress::Note(format!(
+                        "{job} was cancelled by somebody; nothing more is launched"
+                    )));
+                }
+                Ok(Some(observation))
+            }
             Settled::Broken(why) => Err(Exit::new(exit::PLACE, format!("{job} {why}")).into()),
             Settled::Again(why) if running.attempt == ATTEMPTS => {
                 let why = format!("{job} {why}, the {ATTEMPTS}rd of this trial");
@@ -328,13 +341,13 @@ impl<P: FnMut(Progress)> SlurmExecutor<P> {
 
     /// What has not begun when the user wants to stop soon is not waited for.
     async fn cancel_waiting(&mut self) {
-        let waits = |r: &&mut Running| !r.cancelled && matches!(r.state, Some(JobState::Waiting(_)));
+        let waits = |r: &&mut Running| !r.unwanted && matches!(r.state, Some(JobState::Waiting(_)));
         let mut jobs = Vec::new();
         for running in self.running.iter_mut().filter(waits) {
             jobs.push(running.launched.clone());
-            running.cancelled = true;
+            running.unwanted = true;
         }
-        let _ = tokio::task::spawn_blocking(move || jobs.iter().for_each(client::cancel)).await;
+        let _ = tokio::task::spawn_blocking(move || jobs.iter().for_each(client::cancel_waiting)).await;
     }
 }
 
@@ -398,8 +411,7 @@ pub async fn ask_node<T: DeserializeOwned>(
                 format!("{} did not tell what its node is ({end:?}): {}", launched.name(), said.trim());
             return Err(Exit::new(exit::PLACE, message).into());
         }
-        let text = words(&launched, &state);
-        if text != told {
+        if let Some(text) = words(&launched, &state).filter(|text| *text != told) {
             tell(&text);
             told = text;
         }
@@ -427,13 +439,13 @@ fn output(dir: &Path) -> String {
         .map_or_else(|_| String::new(), |b| String::from_utf8_lossy(&b).into_owned())
 }
 
-/// `job 12 waits (Resources)`.
-fn words(launched: &Launched, state: &JobState) -> String {
+/// `job 12 waits (Resources)`; of one that is over, its trial tells.
+fn words(launched: &Launched, state: &JobState) -> Option<String> {
     let name = launched.name();
     match state {
-        JobState::Waiting(reason) => format!("{name} waits ({reason})"),
-        JobState::Running(nodes) if nodes.is_empty() => format!("{name} runs"),
-        JobState::Running(nodes) => format!("{name} runs on {nodes}"),
-        JobState::Ended(_) => format!("{name} has ended"),
+        JobState::Waiting(reason) => Some(format!("{name} waits ({reason})")),
+        JobState::Running(nodes) if nodes.is_empty() => Some(format!("{name} runs")),
+        JobState::Running(nodes) => Some(format!("{name} runs on {nodes}")),
+        JobState::Ended(_) => None,
     }
 }

@@ -3,11 +3,15 @@
 //! | job | the node wrote | what becomes of it |
 //! | --- | --- | --- |
 //! | ended for its memory | anything or nothing | `oom`, of host memory |
-//! | ended otherwise | an observation | that observation |
-//! | at its time limit | nothing | `timeout` |
-//! | cancelled | nothing | `interrupted` |
-//! | preempted, node lost, forgotten | nothing | launched again: it says nothing about the configuration |
+//! | by itself | an observation | that observation |
 //! | by itself | nothing | an error: no other job would fare better |
+//! | otherwise | an observation of a script that ended well before | that observation |
+//! | at its time limit | anything else, or nothing | `timeout` |
+//! | cancelled | anything else, or nothing | `interrupted` |
+//! | preempted, node lost, forgotten | anything else, or nothing | launched again: it says nothing about the configuration |
+//!
+//! SLURM's signals reach every process of a job: a script that died of one looks to its node like one that failed, or
+//! like one that the kernel killed for its memory.
 
 use super::state::{End, memory_line};
 use crate::model::observation::{Cap, ProcessEnd};
@@ -46,7 +50,9 @@ pub fn settle(end: End, written: Option<Observation>, unwritten: &Unwritten<'_>,
     if end == End::OutOfMemory {
         return Settled::Over(out_of_memory(written, unwritten, output));
     }
-    if let Some(observation) = written {
+    let by_itself = matches!(end, End::Completed | End::Failed | End::Forgotten);
+    let ended_well = |o: &Observation| o.end == ProcessEnd::Exited { code: 0 };
+    if let Some(observation) = written.filter(|o| by_itself || ended_well(o)) {
         return Settled::Over(observation);
     }
     match end {
@@ -155,8 +161,11 @@ mod tests {
         let spec = TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline };
         let cap = Cap::default();
         let unwritten = Unwritten { number: 3, spec: &spec, cap: &cap, seconds: 9.0 };
-        let written =
-            wrote.map(|v| unwritten.observation(v, ProcessEnd::Exited { code: 0 }, "measured".into()));
+        let end_of = |v| match v {
+            Verdict::Failed | Verdict::Oom => ProcessEnd::Signaled { signal: libc::SIGKILL },
+            _ => ProcessEnd::Exited { code: 0 },
+        };
+        let written = wrote.map(|v| unwritten.observation(v, end_of(v), "measured".into()));
         settle(end, written, &unwritten, output)
     }
 
@@ -176,6 +185,17 @@ mod tests {
         let Settled::Over(o) = settled(End::OutOfMemory, None, KILLED) else { panic!() };
         assert_eq!(o.failure.as_ref().map(|f| f.kind), Some(FailureKind::HostOom));
         assert!(o.why.contains("exceeded memory limit (6 > 5)"), "{}", o.why);
+    }
+
+    #[test]
+    fn what_died_of_slurms_signals_has_not_failed() {
+        for wrote in [Verdict::Failed, Verdict::Oom] {
+            assert_eq!(verdict(End::Completed, Some(wrote), ""), wrote);
+            assert_eq!(verdict(End::Cancelled, Some(wrote), ""), Verdict::Interrupted);
+            assert_eq!(verdict(End::TimedOut, Some(wrote), ""), Verdict::Timeout);
+            assert!(matches!(settled(End::Preempted, Some(wrote), ""), Settled::Again(_)));
+        }
+        assert_eq!(verdict(End::Preempted, Some(Verdict::Fit), ""), Verdict::Fit);
     }
 
     #[test]

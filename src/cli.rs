@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::commands::emit::EmitRequest;
 use crate::commands::profile::ProfileRequest;
 use crate::commands::report::ReportRequest;
 use crate::commands::watch::{Target, WatchRequest};
@@ -19,6 +20,7 @@ use crate::commands::{
 use crate::exit::{self, Exit};
 use crate::model::size::parse_bytes;
 use crate::model::{Configuration, Knob, NumericsClass};
+use crate::recipe::Executor;
 
 const AFTER_HELP: &str = "\
 Exit status: 0 tuned; 2 usage or recipe error; 3 nothing fits within the bounds; 4 the script fails for a reason that
@@ -46,6 +48,14 @@ struct Cli {
 enum Sub {
     /// Find the fastest configuration that fits (what `autofit -- COMMAND` does)
     Tune(JobArgs),
+    /// Write a job script that trains with what was tuned
+    Emit(EmitArgs),
+    /// What a job of SLURM consists of
+    #[command(name = "__node", hide = true)]
+    Node {
+        /// Written by the launcher
+        order: PathBuf,
+    },
     /// Say what would be launched, for how long, and what is isolated, and launch nothing
     Plan(JobArgs),
     /// Measure one configuration, or compare two: `autofit try --set amp=bf16,checkpoint=all -- COMMAND`
@@ -110,6 +120,20 @@ enum NumericsArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExecutorArg {
+    /// On this machine
+    Local,
+    /// As jobs of SLURM; inside an allocation, as its steps
+    Slurm,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormArg {
+    /// For `sbatch`
+    Sbatch,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum IsolateArg {
     Auto,
     Overlay,
@@ -153,6 +177,15 @@ struct JobArgs {
     /// Leave this place out of the isolation: trials really write there
     #[arg(long, value_name = "PATH")]
     share: Vec<PathBuf>,
+    /// Where trials are launched [default: local]
+    #[arg(long, value_enum)]
+    executor: Option<ExecutorArg>,
+    /// Options of sbatch for each job of a trial, in one word: "--partition=gpu --gres=gpu:1"
+    #[arg(long, value_name = "OPTIONS", value_parser = parse_words, allow_hyphen_values = true)]
+    slurm: Option<Words>,
+    /// Jobs of SLURM at a time [default: 1; inside an allocation one a node]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    jobs: Option<u32>,
     /// Start anew instead of going on with, or showing, an earlier search
     #[arg(long)]
     fresh: bool,
@@ -211,6 +244,25 @@ struct RunArgs {
     /// Run under this memory limit
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory_cap: Option<u64>,
+    /// The command, after `--`
+    #[arg(last = true, value_name = "COMMAND", required = true)]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct EmitArgs {
+    /// What for
+    #[arg(long, value_enum)]
+    form: FormArg,
+    /// The file that tuning wrote
+    #[arg(long, value_name = "FILE", default_value = "autofit.env")]
+    env: PathBuf,
+    /// Nodes; with several the command must be torchrun
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: u32,
+    /// Options of sbatch, in one word, after those that trials had: "--time=24:00:00"
+    #[arg(long, value_name = "OPTIONS", value_parser = parse_words, allow_hyphen_values = true)]
+    slurm: Option<Words>,
     /// The command, after `--`
     #[arg(last = true, value_name = "COMMAND", required = true)]
     command: Vec<OsString>,
@@ -315,6 +367,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Run(args)) => {
             Ok(Request::Run(RunRequest { env: args.env, memory_cap: args.memory_cap, command: args.command }))
         }
+        Some(Sub::Emit(EmitArgs { form: FormArg::Sbatch, env, nodes, slurm, command })) => {
+            let slurm = slurm.map(|w| w.0).unwrap_or_default();
+            Ok(Request::Emit(EmitRequest { env, nodes, slurm, command }))
+        }
+        Some(Sub::Node { order }) => Ok(Request::Node(order)),
         Some(Sub::Diagnose(args)) => {
             Ok(Request::Diagnose(DiagnoseRequest { file: args.file, json: args.json }))
         }
@@ -368,6 +425,12 @@ fn job(args: JobArgs, invocation: Vec<String>) -> Result<Job, Exit> {
             IsolateArg::None => IsolationChoice::None,
         },
         share: args.share,
+        executor: args.executor.map(|e| match e {
+            ExecutorArg::Local => Executor::Local,
+            ExecutorArg::Slurm => Executor::Slurm,
+        }),
+        slurm: args.slurm.map(|w| w.0).unwrap_or_default(),
+        jobs: args.jobs,
         fresh: args.fresh,
         out: args.out,
         json: args.json,
@@ -449,6 +512,18 @@ fn split_settings(text: &str) -> Vec<String> {
     }
     parts.retain(|p| !p.trim().is_empty());
     parts
+}
+
+/// Words of another program, as typed in a shell.
+#[derive(Debug, Clone)]
+struct Words(Vec<String>);
+
+fn parse_words(text: &str) -> Result<Words, String> {
+    let words = shell_words::split(text).map_err(|e| format!("`{text}`: {e}"))?;
+    match words.iter().find(|w| !w.starts_with('-')) {
+        Some(word) => Err(format!("`{word}` is no option; write each as one word, as in --partition=gpu")),
+        None => Ok(Words(words)),
+    }
 }
 
 /// Reads `90`, `500ms`, `90s`, `10m`, `1.5h`.
@@ -581,6 +656,14 @@ mod tests {
         };
         assert_eq!((places("report"), places("report a"), places("report a b --out c")), (0, 1, 2));
         assert!(message("report a b c").contains("unexpected value 'c'"));
+    }
+
+    #[test]
+    fn options_for_slurm_are_one_word() {
+        let line = ["autofit", "--executor", "slurm", "--slurm", "--partition=gpu --gres=gpu:1", "--", "x"];
+        let Request::Tune(job) = parse(line.map(OsString::from)).unwrap() else { panic!("not tune") };
+        assert_eq!((job.executor, job.slurm.len()), (Some(Executor::Slurm), 2));
+        assert!(message("--slurm gpu -- x").contains("`gpu` is no option"));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //!                 -> search  (pure)             plan + history -> next trial | stop
 //!                 -> trial                      configuration -> observation
 //!                      -> agent, sandbox, process, watch      the world
+//!                      -> slurm                               the same in a job, on another machine
 //!                      -> inspect, verdict (pure)             records -> meaning
 //!                 -> report, emit               observations -> people, files
 //! doctor                                        the machine, before anything runs (facts -> findings, pure)

@@ -56,6 +56,7 @@ impl Place {
             env: variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             fingerprint: Fingerprint::default(),
             confirmed: ConfirmedFigures::default(),
+            slurm: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let text = env::render(&document, &env::Head::default()).unwrap();

@@ -5,35 +5,37 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::Job;
 use super::signals::Signals;
 use super::workplace::Workplace;
+use super::{Job, finish};
 use crate::agent::AgentFiles;
 use crate::exit::{self, Exit};
 use crate::journal::DeviceLock;
 use crate::model::size::Bytes;
 use crate::model::{Observation, Progress};
 use crate::process::end_orphans;
+use crate::report::result::Isolation;
 use crate::report::{Mode, Reporter, words};
-use crate::sandbox::SandboxPlan;
 use crate::sandbox::scratch::{self, Scratch};
+use crate::trial::any::AnyExecutor;
 use crate::trial::local::LocalExecutor;
 
-type Tell = Box<dyn FnMut(Progress)>;
+/// Takes what there is to show.
+pub(super) type Tell = Box<dyn FnMut(Progress)>;
 
 /// Everything that launching needs; leaves nothing behind when dropped.
 pub struct Bench {
     /// Launches trials.
-    pub executor: LocalExecutor<Tell>,
+    pub executor: AnyExecutor<Tell>,
     /// Ctrl-C and the like.
     pub signals: Signals,
     /// Time spent.
     pub clock: Clock,
-    /// How the user's files are kept.
-    pub sandbox: SandboxPlan,
+    /// How the user's files are kept, for reports.
+    pub isolation: Isolation,
     reporter: Arc<Mutex<Reporter>>,
     // Dropped last: devices are free only when nothing of ours uses them.
-    _scratch: Scratch,
+    _scratch: Option<Scratch>,
     _locks: Vec<DeviceLock>,
 }
 
@@ -44,24 +46,36 @@ impl Bench {
     /// # Errors
     /// [`Exit`] with status 6 when the place cannot be used.
     pub fn open(place: &Workplace, job: &Job, history: &[Observation]) -> anyhow::Result<Self> {
-        let locks = lock_devices(place)?;
         let reporter = Arc::new(Mutex::new(Reporter::new(Mode::detect(job.verbosity))));
         let noted = Arc::clone(&reporter);
         let signals = Signals::listen(move |text| handle(&noted, &Progress::Note(text.to_owned())))?;
-        let (scratch, orphans) = open_scratch()?;
-        let sandbox = place.sandbox(job)?;
-        let agent = AgentFiles::unpack(&scratch.path().join("agent")).map_err(|e| full_or(&scratch, e))?;
         let clock = Clock::start(place, history);
         let (left, told) = (clock.clone(), Arc::clone(&reporter));
-        let executor = LocalExecutor::new(
-            place.site(job, scratch.path().to_owned()),
-            agent,
-            history,
-            signals.receiver(),
-            Box::new(move || left.left()),
-            Box::new(move |progress| handle(&told, &progress)) as Tell,
-        );
-        let bench = Self { executor, signals, clock, sandbox, reporter, _scratch: scratch, _locks: locks };
+        let left = Box::new(move || left.left());
+        let tell: Tell = Box::new(move |progress| handle(&told, &progress));
+        if let Some(cluster) = &place.cluster {
+            let executor =
+                AnyExecutor::Slurm(cluster.executor(place, history, signals.receiver(), left, tell));
+            let isolation = cluster.isolation.clone();
+            return Ok(Self {
+                executor,
+                signals,
+                clock,
+                isolation,
+                reporter,
+                _scratch: None,
+                _locks: vec![],
+            });
+        }
+        let locks = lock_devices(place)?;
+        let (scratch, orphans) = open_scratch()?;
+        let isolation = finish::isolation(&Workplace::sandbox(job)?);
+        let agent = AgentFiles::unpack(&scratch.path().join("agent")).map_err(|e| full_or(&scratch, e))?;
+        let site = place.site(job, scratch.path().to_owned());
+        let local = LocalExecutor::new(site, agent, history, signals.receiver(), left, tell);
+        let executor = AnyExecutor::local(local);
+        let _scratch = Some(scratch);
+        let bench = Self { executor, signals, clock, isolation, reporter, _scratch, _locks: locks };
         for note in bench._locks.iter().filter_map(DeviceLock::note) {
             bench.tell(&Progress::Note(note.to_owned()));
         }

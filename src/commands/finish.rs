@@ -23,7 +23,7 @@ use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
 use crate::sandbox::SandboxPlan;
 use crate::search::{self, Expected, Outcome, OutcomeEnd};
-use crate::trial::local::LocalExecutor;
+use crate::trial::any::AnyExecutor;
 use crate::trial::prepare::for_production;
 
 /// How the agent's word begins where it refuses a PyTorch that is too old (`bootstrap.py`).
@@ -184,7 +184,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         device: place.device,
         machine: machine(place, history),
         cap: history.first().map_or_else(|| place.cap.clone(), |o| o.cap.clone()),
-        isolation: isolation(&bench.sandbox),
+        isolation: bench.isolation.clone(),
         inspection: bench.executor.inspection().cloned(),
         observations: history.to_vec(),
         predictions: predictions(place, history),
@@ -240,7 +240,7 @@ pub(super) fn best_so_far(history: &[Observation]) -> Option<u32> {
 
 fn document<P: FnMut(Progress)>(
     place: &Workplace,
-    executor: &LocalExecutor<P>,
+    executor: &AnyExecutor<P>,
     winner: &Observation,
 ) -> RunDocument {
     let spec = TrialSpec::new(winner.settings.clone(), Purpose::Confirm);
@@ -265,6 +265,7 @@ fn document<P: FnMut(Progress)>(
             peak_bytes: winner.peak(),
             settings: Configuration(effective.collect()),
         },
+        slurm: place.cluster.as_ref().map(|_| place.recipe.slurm.words()).unwrap_or_default(),
     }
 }
 
@@ -329,7 +330,8 @@ fn machine(place: &Workplace, history: &[Observation]) -> Machine {
         memory_bytes: g.total_bytes,
         driver: facts.driver.clone(),
     });
-    Machine { devices: devices.collect(), python, packages, ..Machine::host() }
+    let host = place.cluster.as_ref().map_or_else(Machine::host, |cluster| cluster.host.clone());
+    Machine { devices: devices.collect(), python, packages, ..host }
 }
 
 /// How trials are kept from changing the user's files, for reports.

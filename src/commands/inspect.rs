@@ -14,7 +14,7 @@ use crate::trial::Executor;
 /// # Errors
 /// [`exit::Exit`] for what the user can mend.
 pub async fn run(job: Job) -> anyhow::Result<i32> {
-    let place = Workplace::open(&job)?;
+    let place = Workplace::open(&job).await?;
     let mut bench = Bench::open(&place, &job, &[])?;
     let spec = TrialSpec::new(Configuration::baseline(), Purpose::Baseline);
     let observation = bench.executor.run(1, &spec).await?;

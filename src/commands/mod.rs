@@ -1,13 +1,16 @@
 //! One file a subcommand; each reads like a table of contents.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
 pub mod diagnose;
 pub mod doctor;
+pub mod emit;
 pub mod environment;
 mod finish;
 pub mod inspect;
 pub mod lookup;
+pub mod node;
 pub mod plan;
 pub mod profile;
 pub mod recipe;
@@ -27,6 +30,7 @@ use std::time::Duration;
 
 pub use crate::model::BatchPolicy;
 use crate::model::{Configuration, NumericsClass};
+use crate::recipe::Executor;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -58,6 +62,10 @@ pub enum Request {
     RecipeCheck(String),
     /// `autofit recipe list`
     RecipeList,
+    /// `autofit emit --form sbatch -- COMMAND`
+    Emit(emit::EmitRequest),
+    /// `autofit __node ORDER`, hidden: what a job of SLURM consists of.
+    Node(PathBuf),
     /// `autofit report [DIR [DIR]]`
     Report(report::ReportRequest),
     /// `autofit demo`
@@ -138,6 +146,12 @@ pub struct Job {
     pub isolate: IsolationChoice,
     /// Left out of the isolation.
     pub share: Vec<PathBuf>,
+    /// Where trials are launched; `None`: as the recipe says.
+    pub executor: Option<Executor>,
+    /// Options for `sbatch` and `srun`, after the recipe's.
+    pub slurm: Vec<String>,
+    /// Jobs at a time.
+    pub jobs: Option<u32>,
     /// Start anew.
     pub fresh: bool,
     /// Where results go.
@@ -203,6 +217,8 @@ pub fn run(request: Request) -> anyhow::Result<i32> {
         Request::RecipeList => Ok(recipe::list()),
         Request::Run(request) => run::run(&request),
         Request::Report(request) => report::run(&request),
+        Request::Emit(request) => emit::run(&request),
+        Request::Node(order) => block_on(node::run(&order)),
         Request::Demo { yes, keep } => demo::run(yes, keep),
     }
 }

@@ -5,7 +5,7 @@ use super::{Job, finish, terminal};
 use crate::exit;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Knob, Purpose, TrialSpec, Value};
-use crate::recipe::Rung;
+use crate::recipe::{Executor, Rung};
 use crate::report::plan::{Disk, PlanText, render};
 use crate::report::result::Skipped;
 use crate::report::style::{Stream, Style};
@@ -17,7 +17,7 @@ use crate::trial::schedule::schedule;
 /// # Errors
 /// [`exit::Exit`] for what the user can mend.
 pub fn run(job: &Job) -> anyhow::Result<i32> {
-    let place = Workplace::open(job)?;
+    let place = here(job)?;
     let (ladder, skipped) = ladder(&place);
     let baseline = Configuration::baseline();
     let text = PlanText {
@@ -31,12 +31,26 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
         trial_seconds: schedule(Purpose::Climb, place.device, &baseline).max_seconds,
         budget: place.recipe.limits.budget,
         trial_timeout: place.recipe.limits.trial_timeout,
-        isolation: finish::isolation(&place.sandbox(job)?),
+        isolation: finish::isolation(&Workplace::sandbox(job)?),
         disk: disk(),
         writes: ["autofit.env", ".autofit/"].map(|n| finish::shown(&place.out.join(n), &place)).to_vec(),
     };
     terminal::print(&render(&text, Style::of(Stream::Stdout)));
     Ok(exit::TUNED)
+}
+
+/// Nothing may be launched, so only this machine can be looked at.
+fn here(job: &Job) -> anyhow::Result<Workplace> {
+    let place = Workplace::here(job)?;
+    if place.recipe.executor == Executor::Slurm {
+        let words = [vec!["srun".to_owned()], place.recipe.slurm.words()].concat();
+        let message = format!(
+            "what would be launched depends on the node; ask there: {} autofit plan --executor local ...",
+            shell_words::join(words)
+        );
+        return Err(exit::Exit::new(exit::USAGE, message).into());
+    }
+    Ok(place)
 }
 
 /// The baseline and the recipe's rungs, as far as they are known before the first launch.

@@ -53,7 +53,7 @@ struct Printed<'a> {
 /// [`Exit`] for what the user can mend.
 pub async fn run(request: ProfileRequest) -> anyhow::Result<i32> {
     let ProfileRequest { settings, job } = request;
-    let place = Workplace::open(&job)?;
+    let place = Workplace::open(&job).await?;
     let mut bench = Bench::open(&place, &job, &[])?;
     let mut trial = 1;
     if !settings.is_baseline() {

@@ -30,6 +30,8 @@ impl Signals {
                     _ = interrupt.recv() => *to_stop.borrow() != Stop::No,
                     _ = terminate.recv() => { to_status.send_replace(Status::Terminated); true }
                     _ = hangup.recv() => { to_status.send_replace(Status::Terminated); true }
+                    // Nobody asks any more.
+                    () = to_stop.closed() => return,
                 };
                 if now {
                     note("stopping now");

@@ -15,7 +15,7 @@ use crate::verdict::compare::compare;
 /// # Errors
 /// [`Exit`] for what the user can mend.
 pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
-    let place = Workplace::open(&request.job)?;
+    let place = Workplace::open(&request.job).await?;
     let mut bench = Bench::open(&place, &request.job, &[])?;
     let mut history: Vec<Observation> = Vec::new();
     for spec in launches(&request) {

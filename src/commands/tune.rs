@@ -6,18 +6,17 @@ use super::workplace::Workplace;
 use super::{Job, finish, terminal};
 use crate::exit::{self, Exit};
 use crate::journal::{FolderLock, Journal, JournalError};
-use crate::model::{NumericsClass, Observation, Progress, Verdict};
+use crate::model::{NumericsClass, Observation, Progress, TrialSpec, Verdict};
 use crate::report::result::Status;
 use crate::sandbox::scratch;
 use crate::search::{self, Next, Outcome, SearchPlan};
-use crate::trial::Executor;
 
 /// Tunes; the program's exit status.
 ///
 /// # Errors
 /// [`Exit`] for what the user can mend (recipe, command, place), anything else for what went wrong in here.
 pub async fn run(job: Job) -> anyhow::Result<i32> {
-    let place = Workplace::open(&job)?;
+    let place = Workplace::open(&job).await?;
     let (mut journal, history) = open_journal(&place, &job)?;
     if let Some(status) = finish::show_finished(&journal, &job)? {
         // Killed after its last line, it left its room behind.
@@ -56,9 +55,12 @@ struct Search<'a> {
 impl Search<'_> {
     /// Asks for the next trial, runs it, writes it down; until there is none.
     async fn climb(&mut self, bench: &mut Bench, journal: &mut Journal) -> anyhow::Result<End> {
+        let mut running: Vec<(u32, TrialSpec)> = Vec::new();
         loop {
-            let spec = match search::next(&self.plan(&bench.clock), &self.history) {
+            let plan = self.plan(&bench.clock);
+            let spec = match search::next(&plan, &self.history) {
                 Next::Trial(spec) => spec,
+                // What still runs was launched ahead, and is not needed.
                 Next::Stop(outcome) => match self.accept_looser(&outcome) {
                     Some(looser) => {
                         self.numerics = looser;
@@ -67,12 +69,25 @@ impl Search<'_> {
                     None => return Ok(End::Stopped(Box::new(outcome))),
                 },
             };
-            if let Some(status) = stopped(&bench.signals) {
-                return Ok(End::Interrupted(status));
+            match stopped(&bench.signals) {
+                Some(status) if running.is_empty() => return Ok(End::Interrupted(status)),
+                Some(_) => {}
+                None => {
+                    let asked = |(_, s): &(u32, TrialSpec)| search::same_launch(s, &spec);
+                    let mut wanted = Some(spec.clone()).filter(|_| !running.iter().any(asked));
+                    while running.len() < bench.executor.places() {
+                        let specs: Vec<TrialSpec> = running.iter().map(|(_, s)| s.clone()).collect();
+                        let ahead = || search::ahead(&plan, &self.history, &specs);
+                        let Some(spec) = wanted.take().or_else(ahead) else { break };
+                        let trial = journal.next_trial();
+                        journal.started(trial, &spec).map_err(midway)?;
+                        bench.executor.start(trial, &spec).await?;
+                        running.push((trial, spec));
+                    }
+                }
             }
-            let trial = journal.next_trial();
-            journal.started(trial, &spec).map_err(midway)?;
-            let observation = bench.executor.run(trial, &spec).await?;
+            let observation = bench.executor.ended().await?;
+            running.retain(|(trial, _)| *trial != observation.trial);
             if observation.verdict == Verdict::Interrupted {
                 // It tells nothing; a resumed search launches it again.
                 return Ok(End::Interrupted(bench.signals.status()));

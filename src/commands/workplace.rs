@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::cluster::{Cluster, Ground};
 use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup, recipe_python};
 use crate::exit::{self, Exit};
 use crate::inspect;
@@ -16,14 +17,13 @@ use crate::model::observation::Cap;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{NumericsClass, Observation};
-use crate::process::{abilities, machine_limit};
+use crate::process::abilities;
 use crate::recipe::{self, Recipe};
 use crate::sandbox::{self, Isolation, SandboxPlan};
 use crate::search::SearchPlan;
 use crate::trial::local::Site;
 use crate::trial::schedule::SEED;
-use crate::watch::nvml::visibility;
-use crate::watch::{Gpus, MachineFacts, NvmlUnavailable};
+use crate::watch::{Gpus, MachineFacts};
 
 /// A trial that says nothing about its limit may take this long; downloads and tokenising happen in the first one.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -54,26 +54,40 @@ pub struct Workplace {
     pub gpus: Option<Arc<Gpus>>,
     /// Devices that the script can see.
     pub visible: Vec<usize>,
+    /// Where trials are jobs: what launches them.
+    pub cluster: Option<Cluster>,
 }
 
 impl Workplace {
-    /// Checks what can be checked without a launch.
+    /// Checks what can be checked without a launch; trials run on this machine, or as jobs, as the user wants.
     ///
     /// # Errors
     /// [`Exit`] with status 2 for a wrong recipe or command, 6 for a place that cannot be used.
-    pub fn open(job: &Job) -> anyhow::Result<Self> {
-        let here = std::env::current_dir().context("the current directory cannot be read")?;
-        let opened = Gpus::open();
-        let machine = MachineFacts::read(opened.as_ref());
-        let visible = match &opened {
-            Ok(gpus) => {
-                let (devices, order) = visibility();
-                gpus.visible(devices.as_deref(), order.as_deref())
+    pub async fn open(job: &Job) -> anyhow::Result<Self> {
+        match Cluster::wanted(job, load_recipe(job.recipe.as_deref())?)? {
+            None => Self::here(job),
+            Some(slurm) => {
+                let (cluster, ground) = Cluster::open(job, &slurm).await?;
+                Ok(Self { cluster: Some(cluster), ..Self::on(job, ground, None)? })
             }
-            Err(_) => Vec::new(),
-        };
+        }
+    }
+
+    /// The same for trials on this machine, whatever else the user wants.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn here(job: &Job) -> anyhow::Result<Self> {
+        let opened = Gpus::open();
+        let ground = Ground::read(&opened);
+        Self::on(job, ground, opened.ok().map(Arc::new))
+    }
+
+    fn on(job: &Job, ground: Ground, gpus: Option<Arc<Gpus>>) -> anyhow::Result<Self> {
+        let here = current_dir()?;
+        let Ground { machine, visible, memory_limit, .. } = ground;
         let mut recipe = load_recipe(job.recipe.as_deref())?;
-        let device = device(job.device, recipe.as_ref().and_then(|r| r.device), &opened, &visible)?;
+        let device = device(job.device, recipe.as_ref().and_then(|r| r.device), &machine, &visible)?;
         let mut recipe = match recipe.take() {
             Some(recipe) => recipe,
             None => recipe::default_for(device)?,
@@ -85,10 +99,9 @@ impl Workplace {
             command = recipe_python::with_torch(command, job.yes)?;
         }
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
-        let cap = cap(&recipe, device, &machine, &visible)?;
+        let cap = cap(&recipe, device, &machine, memory_limit, &visible)?;
         let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
-        let gpus = opened.ok().map(Arc::new);
-        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus, visible })
+        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus, visible, cluster: None })
     }
 
     /// What makes this search this search.
@@ -101,7 +114,7 @@ impl Workplace {
                 files.insert(word.clone(), hash);
             }
         }
-        let policy = BTreeMap::from([
+        let mut policy = BTreeMap::from([
             ("numerics".to_owned(), self.recipe.policy.numerics.name().to_owned()),
             ("batch".to_owned(), self.recipe.policy.batch.name().to_owned()),
             ("max_batch".to_owned(), format!("{:?}", self.recipe.policy.max_batch)),
@@ -109,8 +122,15 @@ impl Workplace {
         ]);
         let device_ids = match self.device {
             Device::Cpu => vec![self.machine.cpu.clone(), self.machine.usable_cores().to_string()],
+            // Each job may get another one of the same kind.
+            Device::Cuda if self.cluster.is_some() => {
+                self.machine.gpus.iter().map(|g| g.name.clone()).collect()
+            }
             Device::Cuda => self.uuids(),
         };
+        if self.cluster.is_some() {
+            policy.insert("executor".to_owned(), "slurm".to_owned());
+        }
         SearchKey {
             argv: self.command.clone(),
             cwd: self.cwd.display().to_string(),
@@ -130,7 +150,7 @@ impl Workplace {
     ///
     /// # Errors
     /// [`Exit`] with status 6 when what was asked for does not work here.
-    pub fn sandbox(&self, job: &Job) -> Result<SandboxPlan, Exit> {
+    pub fn sandbox(job: &Job) -> Result<SandboxPlan, Exit> {
         sandbox::plan(isolation(job.isolate), &job.share, abilities())
             .map_err(|e| Exit::new(exit::PLACE, e.to_string()))
     }
@@ -216,7 +236,7 @@ fn load_recipe(name: Option<&str>) -> anyhow::Result<Option<Recipe>> {
     Ok(Some(recipe::shipped(name).map_err(wrong)?))
 }
 
-fn override_recipe(recipe: &mut Recipe, job: &Job) {
+pub(super) fn override_recipe(recipe: &mut Recipe, job: &Job) {
     if let Some(numerics) = job.numerics {
         recipe.policy.numerics = numerics;
     }
@@ -237,6 +257,13 @@ fn override_recipe(recipe: &mut Recipe, job: &Job) {
     recipe.limits.budget = job.budget.map(seconds).or(recipe.limits.budget);
     recipe.limits.trial_timeout = job.trial_timeout.map(seconds).or(recipe.limits.trial_timeout);
     recipe.limits.max_trials = job.max_trials.or(recipe.limits.max_trials);
+    recipe.executor = job.executor.unwrap_or(recipe.executor);
+    recipe.slurm.args.extend(job.slurm.iter().cloned());
+    recipe.slurm.jobs = job.jobs.or(recipe.slurm.jobs);
+}
+
+pub(super) fn current_dir() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().context("the current directory cannot be read")
 }
 
 fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, PathBuf), Exit> {
@@ -268,7 +295,7 @@ fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, Path
 fn device(
     choice: DeviceChoice,
     recipe: Option<Device>,
-    gpus: &Result<Gpus, NvmlUnavailable>,
+    machine: &MachineFacts,
     visible: &[usize],
 ) -> Result<Device, Exit> {
     let wanted = match choice {
@@ -280,10 +307,8 @@ fn device(
         (Some(Device::Cpu), _) | (None, true) => Ok(Device::Cpu),
         (Some(Device::Cuda) | None, false) => Ok(Device::Cuda),
         (Some(Device::Cuda), true) => {
-            let why = match gpus {
-                Err(e) => e.to_string(),
-                Ok(_) => "CUDA_VISIBLE_DEVICES hides all of them".to_owned(),
-            };
+            let hidden = || "CUDA_VISIBLE_DEVICES hides all of them".to_owned();
+            let why = machine.gpus_absent.clone().unwrap_or_else(hidden);
             Err(Exit::new(
                 exit::PLACE,
                 format!("there is no GPU to tune for: {why}; --device cpu tunes for the processor"),
@@ -292,7 +317,13 @@ fn device(
     }
 }
 
-fn cap(recipe: &Recipe, device: Device, machine: &MachineFacts, visible: &[usize]) -> Result<Cap, Exit> {
+fn cap(
+    recipe: &Recipe,
+    device: Device,
+    machine: &MachineFacts,
+    limit: u64,
+    visible: &[usize],
+) -> Result<Cap, Exit> {
     let margin = 1.0 - recipe.limits.margin;
     let with_margin = |bytes: u64| (bytes as f64 * margin) as u64;
     let text = |s: &str| s.to_owned();
@@ -304,24 +335,21 @@ fn cap(recipe: &Recipe, device: Device, machine: &MachineFacts, visible: &[usize
         return Err(Exit::new(exit::USAGE, message));
     }
     match device {
-        Device::Cpu => {
-            let limit = machine_limit();
-            match recipe.memory_cap {
-                Some(asked) if asked > limit => {
-                    let (have, asked) = (Bytes(limit), Bytes(asked));
-                    Err(Exit::new(
-                        exit::PLACE,
-                        format!("--memory-cap {asked} is more than this machine may use ({have})"),
-                    ))
-                }
-                asked => Ok(Cap {
-                    bytes: Some(with_margin(asked.unwrap_or(limit))),
-                    mechanism: text(if asked.is_some() { "cgroup" } else { "machine limit" }),
-                    scope: text("process tree"),
-                    metric: text("anonymous + shared memory"),
-                }),
+        Device::Cpu => match recipe.memory_cap {
+            Some(asked) if asked > limit => {
+                let (have, asked) = (Bytes(limit), Bytes(asked));
+                Err(Exit::new(
+                    exit::PLACE,
+                    format!("--memory-cap {asked} is more than this machine may use ({have})"),
+                ))
             }
-        }
+            asked => Ok(Cap {
+                bytes: Some(with_margin(asked.unwrap_or(limit))),
+                mechanism: text(if asked.is_some() { "cgroup" } else { "machine limit" }),
+                scope: text("process tree"),
+                metric: text("anonymous + shared memory"),
+            }),
+        },
         Device::Cuda => {
             let smallest = visible.iter().filter_map(|i| machine.gpus.get(*i)).map(|g| g.total_bytes).min();
             let bytes = match (recipe.memory_cap, smallest) {

@@ -24,6 +24,9 @@ pub struct RunDocument {
     pub fingerprint: Fingerprint,
     /// What the confirm trial measured.
     pub confirmed: ConfirmedFigures,
+    /// What SLURM was asked for with each trial; empty where it was not asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slurm: Vec<String>,
 }
 
 /// What the confirm trial measured; production compares itself with it.
@@ -134,6 +137,7 @@ pub(crate) mod tests {
                 peak_bytes: Some(1_300_000_000),
                 settings,
             },
+            slurm: Vec::new(),
         }
     }
 

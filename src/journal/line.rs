@@ -114,6 +114,11 @@ impl Replay {
         Ok(replay)
     }
 
+    /// A trial is over; one that was begun after it (where several run at a time) is not.
+    pub(super) fn ended(&mut self, trial: u32) {
+        self.interrupted.take_if(|begun| begun.trial <= trial);
+    }
+
     fn take(&mut self, entry: Entry) {
         if !matches!(entry, Entry::Search { .. }) {
             self.finished = None;
@@ -126,7 +131,7 @@ impl Replay {
             }
             Entry::Observation(o) => {
                 self.last_trial = self.last_trial.max(o.trial);
-                self.interrupted = None;
+                self.ended(o.trial);
                 self.observations.push(*o);
             }
             Entry::Finished(f) => self.finished = Some(f),

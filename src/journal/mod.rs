@@ -180,7 +180,7 @@ impl Journal {
     pub fn append(&mut self, observation: &Observation) -> Result<(), JournalError> {
         self.write(&Entry::Observation(Box::new(observation.clone())))?;
         self.replay.last_trial = self.replay.last_trial.max(observation.trial);
-        self.replay.interrupted = None;
+        self.replay.ended(observation.trial);
         Ok(())
     }
 

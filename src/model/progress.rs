@@ -50,6 +50,15 @@ pub enum Progress {
         /// Seconds of the budget that are left.
         budget_left: Option<f64>,
     },
+    /// Where the job of a trial stands, told each time that its scheduler was asked.
+    Job {
+        /// Which trial.
+        trial: u32,
+        /// Seconds since it was submitted.
+        elapsed: f64,
+        /// For people.
+        text: String,
+    },
     /// The trial is over.
     TrialEnded(Box<Observation>),
     /// A sentence that must not be missed (weaker isolation, a disturbed machine, Ctrl-C seen).

@@ -7,6 +7,7 @@
 //! **Architecture invariant:** this room reads text, never files.  Shipped recipes are part of the binary.
 
 mod error;
+mod executor;
 mod knobs;
 mod ladder;
 mod parse;
@@ -20,6 +21,7 @@ use crate::model::plan::Device;
 use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Value};
 
 pub use error::{RecipeError, RecipeErrorKind};
+pub use executor::{Executor, Slurm};
 pub use parse::{check, load};
 pub use shipped::{about, default_for, names, shipped, text};
 
@@ -47,6 +49,10 @@ pub struct Recipe {
     pub policy: Policy,
     /// What the search may cost.
     pub limits: Limits,
+    /// Where trials are launched.
+    pub executor: Executor,
+    /// What SLURM is asked for, if it is that.
+    pub slurm: Slurm,
 }
 
 /// What a recipe says about one knob.

@@ -5,9 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::error::nearest;
+use super::executor::{ExecutorWord, RawSlurm};
 use super::knobs::KnobRules;
 use super::scalars::{Command, DeviceWord, Positive, Seconds, Share, Size, Version};
-use super::{Limits, Policy, Recipe, RecipeError, RecipeErrorKind, Rung};
+use super::{Executor, Limits, Policy, Recipe, RecipeError, RecipeErrorKind, Rung};
 use crate::model::{BatchPolicy, NumericsClass};
 
 #[derive(Deserialize)]
@@ -33,6 +34,10 @@ struct Raw {
     policy: RawPolicy,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    executor: ExecutorWord,
+    #[serde(default)]
+    slurm: RawSlurm,
 }
 
 #[derive(Deserialize, Default)]
@@ -90,6 +95,8 @@ pub fn load(text: &str, path: &Path) -> Result<Recipe, RecipeError> {
             margin: raw.limits.margin.map_or(0.0, |s| s.0),
             advice: raw.limits.advice,
         },
+        executor: raw.executor.0,
+        slurm: raw.slurm.into(),
     })
 }
 
@@ -109,6 +116,9 @@ pub fn check(text: &str, path: &Path) -> Result<String, RecipeError> {
     let rungs: Vec<String> = recipe.ladder.iter().map(rung_in_words).collect();
     lines.push(format!("ladder: {}", rungs.join(" -> ")));
     lines.push(format!("policy: numerics {}, batch {}", recipe.policy.numerics, recipe.policy.batch.name()));
+    if recipe.executor == Executor::Slurm {
+        lines.push(format!("executor: slurm {}", recipe.slurm.words().join(" ")).trim_end().to_owned());
+    }
     for (knob, rule) in &recipe.knobs {
         let what = if rule.off {
             "never turned".to_owned()

@@ -88,7 +88,7 @@ fn every_mistake_has_its_place_and_a_way_out() {
         (
             "about: x\nknob:\n  amp: {off: true}\n",
             "my.yaml:2:1: there is no key `knob` here; the keys are version, about, command, directory, device, \
-             memory_cap, knobs, ladder, policy, limits; did you mean `knobs`?",
+             memory_cap, knobs, ladder, policy, limits, executor, slurm; did you mean `knobs`?",
         ),
         (
             "policy:\n  numeric: exact\n",
@@ -203,6 +203,7 @@ fn every_shipped_recipe_is_sound() {
         "lightning",
         "offload",
         "single-gpu",
+        "slurm",
     ];
     assert_eq!(names(), all);
     let guide = include_str!("../../recipes/README.md");
@@ -230,7 +231,7 @@ fn every_shipped_recipe_is_sound() {
 
 #[test]
 fn recipes_with_a_command_are_about_files_beside_them() {
-    for name in ["ddp", "fsdp", "offload"] {
+    for name in ["ddp", "fsdp", "offload", "slurm"] {
         // By name there is nothing beside it.
         assert!(shipped(name).unwrap().command.is_none());
         let file = load(text(name).unwrap(), Path::new(&format!("recipes/{name}.yaml"))).unwrap();
@@ -283,6 +284,13 @@ fn the_documentation_names_every_key() {
         "trial_timeout",
         "margin",
         "advice",
+        "executor",
+        "slurm",
+        "partition",
+        "account",
+        "gres",
+        "time",
+        "jobs",
     ];
     for key in keys.into_iter().chain(Knob::ALL.iter().map(|k| k.name())) {
         assert!(text.contains(&format!("`{key}`")), "recipes/README.md does not document `{key}`");

@@ -53,7 +53,8 @@ pub struct Reporter {
     mode: Mode,
     out: Box<dyn Write + Send>,
     live: Option<ProgressBar>,
-    current: Option<Current>,
+    /// Running trials, in the order of their start.
+    current: Vec<Current>,
     cap: Cap,
     /// Trials so far: what relative figures are relative to is decided over all of them.
     seen: Vec<Observation>,
@@ -66,6 +67,8 @@ struct Current {
     settings: Configuration,
     purpose: Purpose,
     next_sign: f64,
+    /// What it did last.
+    text: String,
 }
 
 impl Reporter {
@@ -76,7 +79,7 @@ impl Reporter {
 
     /// Writes finished lines to `out`; the live line, if the mode has one, stays on standard error.
     pub fn with_output(mode: Mode, out: Box<dyn Write + Send>) -> Self {
-        Self { mode, out, live: None, current: None, cap: Cap::default(), seen: Vec::new() }
+        Self { mode, out, live: None, current: Vec::new(), cap: Cap::default(), seen: Vec::new() }
     }
 
     /// Trials of an earlier part of the search, so that relative figures go on from them.
@@ -95,21 +98,29 @@ impl Reporter {
                 }
             }
             Progress::TrialStarted { trial, of, settings, purpose, budget_left } => {
+                // Of a trial that never came to an end.
+                self.current.retain(|c| c.trial != *trial);
                 let current = Current {
                     trial: *trial,
                     of: *of,
                     settings: settings.clone(),
                     purpose: *purpose,
                     next_sign: FIRST_SIGN_OF_LIFE,
+                    text: format!("setting up{}", left(*budget_left)),
                 };
+                self.current.push(current);
                 if !quiet {
-                    self.trial_started(&current, *budget_left);
+                    self.trial_started(*budget_left);
                 }
-                self.current = Some(current);
             }
             Progress::Tick { trial, elapsed, .. } => {
                 if !quiet {
-                    self.tick(*trial, *elapsed, event);
+                    self.tick(*trial, *elapsed, living(event, self.cap.bytes));
+                }
+            }
+            Progress::Job { trial, elapsed, text } => {
+                if !quiet {
+                    self.tick(*trial, *elapsed, text.clone());
                 }
             }
             Progress::TrialEnded(o) => {
@@ -117,7 +128,10 @@ impl Reporter {
                 if !quiet {
                     self.trial_ended(o);
                 }
-                self.current = None;
+                self.current.retain(|c| c.trial != o.trial);
+                if !quiet && self.mode.live && !self.current.is_empty() {
+                    self.draw();
+                }
             }
             Progress::Note(text) => self.line(&format!("note: {}", one_line(text))),
         }
@@ -143,22 +157,40 @@ impl Reporter {
         }
     }
 
-    fn trial_started(&mut self, c: &Current, budget_left: Option<f64>) {
+    fn trial_started(&mut self, budget_left: Option<f64>) {
+        let Some(c) = self.current.last() else { return };
         if self.mode.live {
-            self.finish();
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            // The time goes on by itself, also while nothing is heard of the trial.
-            let time = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                let _ = write!(out, "{}", words::duration(state.elapsed().as_secs_f64()));
-            };
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {time:>5} {wide_msg}") {
-                bar.set_style(style.with_key("time", time));
-            }
-            bar.set_message(self.fitted(c, &format!("setting up{}", left(budget_left))));
-            bar.enable_steady_tick(SPIN);
-            self.live = Some(bar);
+            self.draw();
         } else {
             self.line(&format!("{} started{}", head(c), left(budget_left)));
+        }
+    }
+
+    /// Draws the live line anew.
+    fn draw(&mut self) {
+        self.finish();
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        // The time goes on by itself, also while nothing is heard of the trial.
+        let time = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{}", words::duration(state.elapsed().as_secs_f64()));
+        };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {time:>5} {wide_msg}") {
+            bar.set_style(style.with_key("time", time));
+        }
+        bar.set_message(self.message());
+        bar.enable_steady_tick(SPIN);
+        self.live = Some(bar);
+    }
+
+    /// What runs: several trials share the line.
+    fn message(&self) -> String {
+        match self.current.as_slice() {
+            [one] => self.fitted(one, &one.text),
+            several => {
+                let each: Vec<String> =
+                    several.iter().map(|c| format!("{} {}", numbered(c.trial, c.of), c.text)).collect();
+                each.join("; ")
+            }
         }
     }
 
@@ -173,23 +205,21 @@ impl Reporter {
         format!("{kept}…: {text}")
     }
 
-    fn tick(&mut self, trial: u32, elapsed: f64, event: &Progress) {
-        let Some(c) = self.current.as_ref().filter(|c| c.trial == trial) else { return };
-        let text = living(event, self.cap.bytes);
+    fn tick(&mut self, trial: u32, elapsed: f64, text: String) {
+        let Some(c) = self.current.iter_mut().find(|c| c.trial == trial) else { return };
+        c.text = text;
         if let Some(bar) = &self.live {
-            bar.set_message(self.fitted(c, &text));
+            bar.set_message(self.message());
         } else if elapsed >= c.next_sign {
-            let text = format!("{} {}, {text}", head(c), words::duration(elapsed));
-            self.line(&text);
-            if let Some(c) = &mut self.current {
-                c.next_sign = elapsed * 2.0;
-            }
+            c.next_sign = elapsed * 2.0;
+            let line = format!("{} {}, {}", head(c), words::duration(elapsed), c.text);
+            self.line(&line);
         }
     }
 
     fn trial_ended(&mut self, o: &Observation) {
         self.finish();
-        let of = self.current.as_ref().filter(|c| c.trial == o.trial).and_then(|c| c.of);
+        let of = self.current.iter().find(|c| c.trial == o.trial).and_then(|c| c.of);
         let text = format!("{} {}", numbered(o.trial, of), ended(o, assemble::reference(&self.seen)));
         let text = match o.verdict {
             Verdict::Fit => self.mode.style.good(&text),

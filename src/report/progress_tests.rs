@@ -181,6 +181,7 @@ fn where_the_line_is_short_the_figures_stay() {
         settings: fixtures::settings("accumulation=4,checkpoint=alternate,num_workers=4"),
         purpose: Purpose::Confirm,
         next_sign: 0.0,
+        text: String::new(),
     };
     let text = living(&tick(12, 12.0, 31), Some(1536 << 20));
     let line = reporter.fitted(&current, &text);

@@ -22,7 +22,7 @@ pub fn expectations(plan: &SearchPlan, history: &[Observation]) -> BTreeMap<u32,
     after_first.filter_map(|(i, o)| Some((o.trial, of_one(plan, &history[..i], o)?))).collect()
 }
 
-fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
+pub(super) fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
     let mut session = Session::new(plan, &[]);
     for o in before {
         session.remember(o);

@@ -28,12 +28,15 @@
 //!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
 //! 8. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
 //!
+//! Where several launches can run at a time, [`ahead`] guesses what will be asked for while others run.
+//!
 //! Whatever the budget cuts short, the best so far is confirmed: its time is kept back from the start.
 //!
 //! **Architecture invariants:** predictions choose the order of launches and never what is claimed.  Only memory steers
 //! the climb: a candidate that fails otherwise, diverges, hangs or is not in force is struck out with the reason.
 //! Memory and speed are never assumed to be monotone in a knob: a measured configuration is what was measured.
 
+mod ahead;
 mod bans;
 mod climb;
 mod expect;
@@ -58,6 +61,7 @@ use crate::model::plan::Device;
 use crate::model::{Inspection, Knob, Observation};
 use crate::recipe::{KnobRule, Limits, Policy, Recipe, Rung};
 
+pub use ahead::{ahead, same_launch};
 pub use expect::{Expected, expectations};
 pub use outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd, Skipped};
 

@@ -393,7 +393,7 @@ impl Pulse {
 }
 
 /// Unguessable enough to tell this trial's records from another's.
-fn nonce() -> String {
+pub(super) fn nonce() -> String {
     use std::hash::{BuildHasher as _, Hasher as _};
     let mut text = String::new();
     for _ in 0..2 {

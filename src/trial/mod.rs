@@ -5,10 +5,12 @@
 //! writes the plan into a fresh trial directory, launches the command through [`crate::process`], samples memory
 //! ([`crate::watch`]) and reads the agent's records while it runs, ends it when it hangs or takes too long, and gives
 //! all facts to [`crate::verdict::judge`].  [`collect`] is the pure part: records -> facts -> observation.
+//! [`slurm::SlurmExecutor`] submits jobs in which this same binary does just that; [`any`] is whichever was asked for.
 //!
 //! **Architecture invariant:** the search never sees a process; it sees [`Executor`], and tests drive it with
 //! recorded observations.
 
+pub mod any;
 pub mod collect;
 pub mod local;
 pub mod observe;
@@ -21,6 +23,7 @@ pub mod references;
 mod rendezvous;
 mod room;
 pub mod schedule;
+pub mod slurm;
 mod trace;
 pub mod windows;
 

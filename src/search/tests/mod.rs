@@ -1,5 +1,6 @@
 //! The search against simulated machines: each test is a machine and what must come of it.
 
+mod ahead;
 mod ends;
 mod kernels;
 mod machine;

@@ -76,6 +76,7 @@ macro_rules! modules {
 
 modules! {
     plain {
+        test_filled
         test_fingerprints
         test_gpu_knobs
         test_knobs_accumulation
@@ -89,6 +90,7 @@ modules! {
         test_knobs_offload
         test_knobs_optimizer
         test_knobs_selective
+        test_memory_snapshot
         test_phases
         test_processes
         test_profile

@@ -52,6 +52,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         timing: None,
         peaks: Peaks::default(),
         memory: None,
+        filled: None,
         cap: cap(),
         losses: vec![],
         grad_norms: vec![],

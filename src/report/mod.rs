@@ -10,6 +10,7 @@
 //! progress line, a table row and `result.json` call the same thing by the same name.
 
 pub mod assemble;
+pub mod blocks;
 pub mod doctor;
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::result::{Trial, TuneResult};
-use super::style::{Style, one_line};
+use super::style::{Style, hang, one_line};
 use crate::model::blocks::{BlockRow, Pieces};
 use crate::model::size::Bytes;
 
@@ -58,17 +58,18 @@ fn cells(row: &BlockRow) -> [String; 6] {
     ]
 }
 
-/// Fragmentation, where there is any to speak of.
-pub fn pieces(p: &Pieces) -> String {
-    format!(
-        "  the allocator holds {}: {} in tensors, {} in free segments, {} free between blocks in use; the largest free \
-         piece is {}\n",
+/// How a GPU's memory is cut up.
+pub fn pieces(p: &Pieces, style: Style) -> String {
+    let text = format!(
+        "the allocator holds {}: {} in tensors, {} in free segments, {} free between blocks in use; the largest free \
+         piece is {}",
         Bytes(p.reserved),
         Bytes(p.allocated),
         Bytes(p.free_segments),
         Bytes(p.free_parts),
         Bytes(p.largest_free)
-    )
+    );
+    hang("  ", &text, style.width)
 }
 
 /// Of the first launch that ran out of memory and could still tell: categories, and the largest blocks.

@@ -30,5 +30,8 @@ pub mod watch;
 pub mod watch_view;
 pub mod words;
 
+#[cfg(test)]
+mod printed_tests;
+
 pub use progress::{Mode, Reporter};
 pub use result::TuneResult;

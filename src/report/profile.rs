@@ -43,7 +43,7 @@ pub fn render(text: &ProfileText, style: Style) -> String {
             out += &at_peak(of, memory, style);
             out += &format!("\n{}\n", style.strong("the largest of it, by the line that made it"));
             out += &blocks::table(&memory.blocks, BLOCKS, style);
-            out += &memory.pieces.as_ref().map_or_else(String::new, blocks::pieces);
+            out += &memory.pieces.as_ref().map_or_else(String::new, |p| blocks::pieces(p, style));
         }
         None => out += &format!("{}: not told\n", style.strong(of)),
     }
@@ -183,17 +183,23 @@ mod tests {
 
         host memory in tensors, at its peak
           activations                515 MiB   94 %
-          other                     24.0 MiB    4 %
+          temporaries               20.0 MiB    4 %
           optimizer state           6.00 MiB    1 %
+          other                     4.00 MiB    1 %
           parameters                3.00 MiB    1 %
-          buffers                        0 B    0 %
-          gradients                      0 B    0 %
           together                   548 MiB
+          by the allocator's count   550 MiB  98.9 % of it explained
           when the step began       12.0 MiB
+
+        the largest of it, by the line that made it
+           256 MiB  8x  activations      models/gpt.py:65              float32 128x128x512  aten::gelu
+          64.0 MiB  8x  activations      …/bert/modeling_bert.py:1024  float32 128x128x128  aten::add
+          16.0 MiB      temporaries      -                             float32 128x128x256  MulBackward0
+          6.00 MiB  2x  optimizer state  -                             float32 1024x768     exp_avg
 
         the process on the host
           anonymous and shared      1.29 GiB
-            of it no tensor kept    1.29 GiB
+            of it no tensors        1.29 GiB
           mapped files               286 MiB
           highest resident set      1.63 GiB
 

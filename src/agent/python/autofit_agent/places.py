@@ -1,4 +1,4 @@
-"""Which line of the user's asked for something: the innermost outside PyTorch and the agent, `train.py:41`."""
+"""Which line of the user's asked for something: the innermost outside PyTorch, `train.py:41`."""
 
 import os
 import sys

@@ -94,6 +94,7 @@ modules! {
         test_phases
         test_processes
         test_profile
+        test_profile_parts
         test_script_options
         test_scripts
         test_units

@@ -84,7 +84,7 @@ impl Search<'_> {
             }
             journal.append(&observation).map_err(midway)?;
             bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
-            keep_snapshot(bench, trial, journal.dir());
+            keep_snapshot(bench, trial, journal.dir(), self.place);
             self.history.push(observation);
         }
     }
@@ -109,15 +109,16 @@ impl Search<'_> {
 }
 
 /// What a GPU's allocator held when memory ran out stays beside the journal; the trial's own folder goes.
-fn keep_snapshot(bench: &Bench, trial: u32, dir: &Path) {
+fn keep_snapshot(bench: &Bench, trial: u32, dir: &Path, place: &Workplace) {
     let from = bench.executor.trial_dir(trial).join(SNAPSHOT);
     if !from.is_file() {
         return;
     }
     let to = dir.join(format!("oom-{trial}.pickle"));
+    let shown = finish::shown(&to, place);
     let note = match std::fs::copy(&from, &to) {
-        Ok(_) => format!("what the GPU's memory held is in {}, for pytorch.org/memory_viz", to.display()),
-        Err(e) => format!("what the GPU's memory held could not be kept in {} ({e})", to.display()),
+        Ok(_) => format!("what the GPU's memory held is in {shown}, for pytorch.org/memory_viz"),
+        Err(e) => format!("what the GPU's memory held could not be kept in {shown} ({e})"),
     };
     bench.tell(&Progress::Note(note));
 }

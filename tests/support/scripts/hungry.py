@@ -14,11 +14,12 @@ plan = os.environ.get("AUTOFIT_PLAN")
 if plan:
     with open(os.path.join(os.path.dirname(plan), "oom_snapshot.pickle"), "w") as file:
         file.write("stands for a snapshot")
-used = next(int(row.split()[1]) << 10 for row in open("/proc/self/status") if row.startswith("VmData"))
+with open("/proc/self/status") as status:
+    used = next(int(row.split()[1]) << 10 for row in status if row.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (used + (400 << 20),) * 2)
 model = nn.Sequential(*[layer for _ in range(24) for layer in (nn.Linear(512, 512), nn.ReLU())])
 optimizer = torch.optim.AdamW(model.parameters())
-for step in range(100):
+for _ in range(100):
     x = torch.randn(16384, 512)  # 32 MiB
     optimizer.zero_grad()
     model(x).square().mean().backward()

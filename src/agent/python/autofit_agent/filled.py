@@ -1,9 +1,9 @@
 """What was alive when memory ran out: the `filled` record.
 
-Looked up at the moment when the error passes a frame of ours, while the frames of the script and the graph
-of the step are still there; nothing is done before, so that steps cost nothing.  What Python refers to comes
-from the garbage collector, what autograd holds from the graph behind it.  Which line made a block is not known
-then: seeing that costs every call of every step, which is what `autofit profile` is for.
+The look comes when the error passes a frame of ours, while the frames of the script and the graph of the step
+are still there; nothing is done before, so that steps cost nothing.  What Python refers to comes from the
+garbage collector, what autograd holds from the graph behind it.  Which line made a block is not known then:
+seeing that costs every call of every step, which is what `autofit profile` is for.
 
 Memory is short at this moment and the script may go on: the look is bounded in time and number, takes no
 tensor anywhere, and gives up silently.

@@ -47,8 +47,9 @@ def held(session, torch, device):
     parameters += [(None, p) for o in optimizers for p in parameters_of(o)]
     take("parameters", parameters)
     take("buffers", (pair for m in modules for pair in m.named_buffers()))
-    take("optimizer_state", ((k, v) for o in optimizers for k, v in _state(o) if isinstance(v, torch.Tensor)))
+    take("optimizer_state", (pair for o in optimizers for pair in _state(o, torch)))
     take("gradients", ((n, p.grad) for n, p in parameters if p.grad is not None))
+    take("gradients", ((None, tensor) for tensor in _other_gradients(torch)))
     take("kept", ((None, tensor) for tensor in referred(torch)))
     return found
 
@@ -60,7 +61,21 @@ def referred(torch):
     return (thing for thing in gc.get_objects() if issubclass(type(thing), kind))
 
 
-def _state(optimizer):
+def _state(optimizer, torch):
+    """(name, tensor); LBFGS keeps lists of them."""
     for values in optimizer.state.values():
-        if hasattr(values, "items"):
-            yield from values.items()
+        for name, value in values.items() if hasattr(values, "items") else ():
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(tensor, torch.Tensor):
+                    yield name, tensor
+
+
+def _other_gradients(torch):
+    """Of tensors that are no parameters; of results (no leaves) asking for it is warned of."""
+    for tensor in referred(torch):
+        try:
+            gradient = tensor.grad if tensor.requires_grad and tensor.is_leaf else None
+        except RuntimeError:
+            continue  # of a kind that has none
+        if gradient is not None:
+            yield gradient

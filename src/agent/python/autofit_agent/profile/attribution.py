@@ -100,16 +100,17 @@ def _entry(block, moment, facts):
     known = facts.before.get(block.address) if block.born <= facts.begin else None
     if known is None and block.died > facts.end:
         known = facts.after.get(block.address)
-    computed_again = block.backward and facts.notes.line_at(block.born)
-    category = _category(block, moment, facts, known, computed_again)
+    backward = facts.notes.backward_at(block.born)
+    computed_again = facts.notes.line_at(block.born) if backward is not None else None
+    category = _category(block, moment, facts, known, backward, computed_again)
     shape, dtype = _shape(block, facts, known)
     what = block.operator
     if known is not None and known.role in ("parameters", "buffers", "optimizer_state", "gradients"):
         what = known.name or what
-    return Entry(block.size, category, what, _place(block, facts, computed_again), shape, dtype)
+    return Entry(block.size, category, what, _place(block, facts, backward, computed_again), shape, dtype)
 
 
-def _category(block, moment, facts, known, computed_again):
+def _category(block, moment, facts, known, backward, computed_again):
     if known is not None and known.role != "kept":
         return known.role
     marks = {mark[2] for mark in _within(facts.marks, block)}
@@ -120,23 +121,23 @@ def _category(block, moment, facts, known, computed_again):
         return "activations"
     if block.loading:
         return "inputs"
-    if computed_again:
+    # Compiled code saves without telling: what the backward pass lets go and has not made was saved for it.
+    saved = backward is None and facts.notes.backward_at(block.died) is not None
+    if computed_again or saved and block.born < moment:
         return "activations"
     if known is not None:
         return "kept"
-    if block.died <= facts.end and block.operator is not None:
+    if facts.begin < block.born and block.died <= facts.end:
         return "temporaries"
     return "other"
 
 
-def _place(block, facts, computed_again):
-    if block.place is not None:
-        return block.place
-    if computed_again:
-        return computed_again
-    if block.backward:
-        line = facts.notes.line_at(block.of) if block.of is not None else None
-        return line or facts.notes.backward_at(block.born)
+def _place(block, facts, backward, computed_again):
+    if block.place is not None or computed_again:
+        return block.place or computed_again
+    if backward is not None:
+        # The forward operator of it says more than the call of `backward`.
+        return (facts.notes.line_at(block.of) if block.of is not None else None) or backward
     return facts.notes.line_at(block.born)
 
 

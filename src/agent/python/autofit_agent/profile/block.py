@@ -4,7 +4,7 @@
 class Block:
     """Times are nanoseconds of the Unix epoch; `born` is 0 and `died` infinite where they were not seen."""
 
-    __slots__ = ("address", "backward", "born", "died", "loading", "of", "operator", "place", "size")
+    __slots__ = ("address", "born", "died", "loading", "of", "operator", "place", "size")
 
     def __init__(self, address, size, born=0, died=float("inf")):
         self.address = address
@@ -12,8 +12,7 @@ class Block:
         self.born = born
         self.died = died
         self.operator = None  # the outermost operator that ran when it was made
-        self.backward = False  # whether that was inside the backward pass
-        self.of = None  # there: when the forward operator of it ran, where that is known
+        self.of = None  # of one in the backward pass: when its forward operator ran
         self.loading = False  # whether a DataLoader was asked for a batch
         self.place = None  # the user's line, where the allocator itself tells
 

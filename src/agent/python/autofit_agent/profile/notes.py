@@ -86,8 +86,8 @@ class Notes:
         return None
 
     def backward_at(self, moment):
-        """The line whose backward pass ran then."""
-        return next((place for begin, end, place in self._backwards if begin <= moment <= end), None)
+        """The line whose backward pass ran then; None where none did."""
+        return next((place or "?" for begin, end, place in self._backwards if begin <= moment <= end), None)
 
     def line_of(self, frames):
         """The user's line of an allocator's own frames."""

@@ -84,7 +84,6 @@ def _describe(block, around, ran):
         if name.startswith(_LOADING):
             block.loading = True
         if name.startswith(_EVALUATE):
-            block.backward = True
             block.operator = name[len(_EVALUATE) :]
         elif _is_backward(event):
             block.of = ran.get(event.extra_fields.sequence_number)

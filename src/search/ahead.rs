@@ -10,7 +10,6 @@
 
 use super::expect::{Expected, of_one};
 use super::launches::{State, state_of};
-use super::memory::MemoryModel;
 use super::replay::Session;
 use super::space::Space;
 use super::{Next, SearchPlan, next};
@@ -74,9 +73,11 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
 
 fn likely_fits(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Option<bool> {
     let mut session = Session::new(plan, &[]);
-    session.seen = history.iter().collect();
+    for o in history {
+        session.remember(o);
+    }
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
-    let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
+    let memory = session.memory(&context);
     Some(memory.fits(&context, &spec.settings) >= 0.5)
 }

@@ -69,7 +69,7 @@ fn a_guess_that_was_wrong_changes_nothing() {
     let history = machine.search(&plan).history;
     for cut in 1..history.len() {
         let mut with_more = history[..cut].to_vec();
-        let wrong = TrialSpec { settings: settings("malloc=trim,accumulation=32"), purpose: Purpose::Climb };
+        let wrong = TrialSpec::new(settings("malloc=trim,accumulation=32"), Purpose::Climb);
         if !history.iter().any(|o| o.settings == wrong.settings) {
             with_more.push(machine.launch(&wrong, &history[..cut]));
         }

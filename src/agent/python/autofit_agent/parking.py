@@ -14,7 +14,7 @@ from . import tree
 
 
 def available(torch):
-    """Whether PyTorch tells how many hold a tensor's storage (older ones only where they are built for CUDA)."""
+    """Whether PyTorch tells how many hold a storage (older ones only where they are built for CUDA)."""
     return hasattr(torch._C, "_storage_Use_Count")
 
 

@@ -5,6 +5,7 @@
 //! writes the plan into a fresh trial directory, launches the command through [`crate::process`], samples memory
 //! ([`crate::watch`]) and reads the agent's records while it runs, ends it when it hangs or takes too long, and gives
 //! all facts to [`crate::verdict::judge`].  [`collect`] is the pure part: records -> facts -> observation.
+//! [`windows`] is that of a launch that measures several configurations in turns.
 //!
 //! **Architecture invariant:** the search never sees a process; it sees [`Executor`], and tests drive it with
 //! recorded observations.

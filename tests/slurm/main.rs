@@ -55,7 +55,9 @@ impl Cluster {
     }
 
     fn autofit(&self, project: &Project) -> Run {
-        autofit(project.path()).with_python().env("SLURM_CONF", self.conf()).limit(LONG)
+        // Two jobs at a time on two cores: one thread each.
+        let run = autofit(project.path()).with_python().env("OMP_NUM_THREADS", "1");
+        run.env("SLURM_CONF", self.conf()).limit(LONG)
     }
 
     /// What one of SLURM's programs prints.
@@ -83,6 +85,7 @@ impl Cluster {
         let output = project.path().join("job.txt");
         let done = support::plain("sbatch", project.path())
             .with_python()
+            .env("OMP_NUM_THREADS", "1")
             .env("SLURM_CONF", self.conf())
             .limit(LONG)
             .arg("--wait")

@@ -220,6 +220,9 @@ struct TryArgs {
     /// Launch both this often, in turns, and say how sure the ratio is
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// Measure these in turns with the settings, all in one launch; a `;` stands between two of them
+    #[arg(long, value_name = "KNOB=VALUE,...;...", action = ArgAction::Append, conflicts_with_all = ["against", "repeat"])]
+    sweep: Vec<String>,
     #[command(flatten)]
     job: JobArgs,
 }
@@ -352,9 +355,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request, Exit> 
         Some(Sub::Plan(args)) => Ok(Request::Plan(job(args)?)),
         Some(Sub::Inspect(args)) => Ok(Request::Inspect(job(args)?)),
         Some(Sub::Try(args)) => {
-            let TryArgs { set, against, repeat, job: args } = args;
+            let TryArgs { set, against, repeat, sweep, job: args } = args;
+            let windows = windows(&set, &sweep)?;
             let (settings, against) = (settings("--set", &set)?, settings("--against", &against)?);
-            Ok(Request::Try(TryRequest { settings, against, repeat, job: job(args)? }))
+            Ok(Request::Try(TryRequest { settings, against, repeat, windows, job: job(args)? }))
         }
         Some(Sub::Profile(args)) => {
             let settings = settings("--set", &args.set)?;
@@ -474,6 +478,24 @@ fn settings(option: &str, sets: &[String]) -> Result<Configuration, Exit> {
         settings = settings.with(knob, value);
     }
     Ok(settings)
+}
+
+/// `amp=bf16;checkpoint=all`: each is joined to what `--set` says.
+fn windows(sets: &[String], sweeps: &[String]) -> Result<Vec<Configuration>, Exit> {
+    let own = settings("--set", sets)?;
+    let texts = sweeps.iter().flat_map(|s| s.split(';')).map(str::trim).filter(|s| !s.is_empty());
+    texts
+        .map(|text| {
+            let other = settings("--sweep", &[text.to_owned()])?;
+            let window = Configuration(own.0.clone().into_iter().chain(other.0).collect());
+            if own.turns_into(&window) {
+                return Ok(window);
+            }
+            let message =
+                format!("--sweep: `{text}` cannot be turned between two steps of a launch; use `--set`");
+            Err(Exit::new(exit::USAGE, message))
+        })
+        .collect()
 }
 
 /// Splits at commas, but only where a `knob=` follows: allocator settings have commas of their own.
@@ -613,6 +635,17 @@ mod tests {
         assert_eq!(t.settings.0.len(), 3);
         assert!(message("try --set ampp=bf16 -- x").contains("did you mean `amp`"));
         assert!(message("try --set amp -- x").contains("no `=`"));
+    }
+
+    #[test]
+    fn a_sweep_names_several_configurations_that_can_be_turned_between_steps() {
+        let line = "try --set optimizer=fused --sweep amp=bf16;checkpoint=all,batch_size=8; -- python t.py";
+        let Request::Try(t) = request(line).unwrap() else { panic!("not try") };
+        let windows: Vec<String> = t.windows.iter().map(ToString::to_string).collect();
+        assert_eq!(windows, ["amp=bf16, optimizer=fused", "batch_size=8, checkpoint=all, optimizer=fused"]);
+        assert!(message("try --sweep malloc=retain -- x").contains("between two steps"));
+        assert!(message("try --sweep amp=bf17 -- x").contains("--sweep: `amp` takes"));
+        assert!(message("try --sweep amp=bf16 --repeat 2 -- x").contains("cannot be used with"));
     }
 
     #[test]

@@ -80,6 +80,7 @@ modules! {
         test_gpu_knobs
         test_knobs_accumulation
         test_knobs_fp16
+        test_knobs_idle_models
         test_knobs_inplace
         test_knobs_kernels
         test_knobs_launch
@@ -96,15 +97,18 @@ modules! {
         test_scripts
         test_units
         test_watching
+        test_windows
     }
     long {
         test_examples_equal
         test_inference
         test_knobs_compile
+        test_knobs_memory_budget
         test_production
         test_ranks
     }
     frameworks {
+        test_frameworks_accumulation
         test_frameworks_environment
         test_frameworks_launch
         test_frameworks_trainer
@@ -113,4 +117,36 @@ modules! {
     long_frameworks {
         test_kinds
     }
+}
+
+/// What the search believes of a knob is what the agent does.
+#[test]
+fn launcher_and_agent_agree_on_what_can_be_turned_between_two_steps() {
+    use autofit::model::knob::{Accepts, Knob, Value};
+    let values = |knob: Knob| match knob.accepts() {
+        Accepts::Bool => vec![Value::Bool(true), Value::Bool(false)],
+        Accepts::IntFrom(low) => vec![Value::Int(low), Value::Int(low + 1)],
+        Accepts::Words(words) => words.iter().map(|w| Value::from(*w)).collect(),
+        Accepts::Text => vec![Value::from("expandable_segments:True")],
+        Accepts::Share => vec![Value::from("0.5")],
+    };
+    let pairs: Vec<(Knob, Value)> =
+        Knob::ALL.iter().flat_map(|k| values(*k).into_iter().map(move |v| (*k, v))).collect();
+    let ask = "import json, sys; from autofit_agent.knobs import KINDS; \
+               print([k in KINDS and KINDS[k].turns_between_steps(v) for k, v in json.load(open(sys.argv[1]))])";
+    let folder = tempfile::tempdir().unwrap();
+    let (script, given) = (folder.path().join("ask.py"), folder.path().join("pairs.json"));
+    std::fs::write(&script, ask).unwrap();
+    std::fs::write(&given, serde_json::to_vec(&pairs).unwrap()).unwrap();
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/agent/python");
+    let done = support::plain(python(), &agent)
+        .arg(&script)
+        .arg(&given)
+        .env("PYTHONPATH", &agent)
+        .limit(Duration::from_secs(60))
+        .finish();
+    let said: Vec<bool> = serde_json::from_str(&done.stdout.to_lowercase()).unwrap();
+    let mine: Vec<bool> = pairs.iter().map(|(knob, value)| knob.turns_between_steps(value)).collect();
+    let differ: Vec<_> = pairs.iter().zip(said.iter().zip(&mine)).filter(|(_, (a, b))| a != b).collect();
+    assert!(differ.is_empty() && said.len() == mine.len(), "{differ:?}\n{}", done.stderr);
 }

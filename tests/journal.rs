@@ -63,6 +63,7 @@ fn observation(trial: u32) -> Observation {
         tail: vec!["\u{1b}[31mline \"with\" everything\n\0".into()],
         inspection: None,
         ranks: Vec::new(),
+        windows: Vec::new(),
         taken_norms: vec![],
         after: None,
         parity: None,
@@ -71,7 +72,7 @@ fn observation(trial: u32) -> Observation {
 }
 
 fn spec(trial: u32) -> TrialSpec {
-    TrialSpec { settings: observation(trial).settings, purpose: Purpose::Climb }
+    TrialSpec::new(observation(trial).settings, Purpose::Climb)
 }
 
 fn open(dir: &Path) -> (Journal, Vec<Observation>) {

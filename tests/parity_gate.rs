@@ -73,7 +73,7 @@ fn launch(script: &str, args: &[&str], settings: &Configuration, alter: &[Altera
     let python = python();
     let mut command = vec![python.display().to_string(), path.display().to_string()];
     command.extend(args.iter().map(|a| (*a).to_owned()));
-    let spec = TrialSpec { settings: settings.clone(), purpose: Purpose::Climb };
+    let spec = TrialSpec::new(settings.clone(), Purpose::Climb);
     let mut plan = prepare(&spec, &command, None, Device::Cpu, None, NONCE.to_owned()).plan;
     let trial = folder.path().join("trial");
     fs::create_dir(&trial).unwrap();

@@ -243,7 +243,7 @@ fn document<P: FnMut(Progress)>(
     executor: &AnyExecutor<P>,
     winner: &Observation,
 ) -> RunDocument {
-    let spec = TrialSpec { settings: winner.settings.clone(), purpose: Purpose::Confirm };
+    let spec = TrialSpec::new(winner.settings.clone(), Purpose::Confirm);
     let prepared = executor.prepare(&spec);
     let inspection = executor.inspection();
     let frameworks = inspection.map(|i| i.frameworks.clone()).unwrap_or_default();

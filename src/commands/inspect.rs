@@ -16,7 +16,7 @@ use crate::trial::Executor;
 pub async fn run(job: Job) -> anyhow::Result<i32> {
     let place = Workplace::open(&job).await?;
     let mut bench = Bench::open(&place, &job, &[])?;
-    let spec = TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline };
+    let spec = TrialSpec::new(Configuration::baseline(), Purpose::Baseline);
     let observation = bench.executor.run(1, &spec).await?;
     bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
     bench.finish_reporting();

@@ -173,6 +173,8 @@ pub struct TryRequest {
     pub against: Configuration,
     /// Launches of each.
     pub repeat: u32,
+    /// What is measured in turns with `settings` in one launch, each in full; then nothing is repeated.
+    pub windows: Vec<Configuration>,
     /// The rest.
     pub job: Job,
 }

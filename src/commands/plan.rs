@@ -55,7 +55,7 @@ fn here(job: &Job) -> anyhow::Result<Workplace> {
 
 /// The baseline and the recipe's rungs, as far as they are known before the first launch.
 fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
-    let mut specs = vec![TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline }];
+    let mut specs = vec![TrialSpec::new(Configuration::baseline(), Purpose::Baseline)];
     let mut skipped = Vec::new();
     let bound = place.recipe.policy.numerics;
     for rung in &place.recipe.ladder {
@@ -67,15 +67,18 @@ fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
             } else if settings.get(Knob::Allocator).is_some() && place.device == Device::Cpu {
                 let why = "the caching allocator is only used on a GPU".to_owned();
                 skipped.push(Skipped { what, why });
+            } else if settings.get(Knob::IdleModels).is_some() && place.device == Device::Cpu {
+                let why = "the models are in host memory already".to_owned();
+                skipped.push(Skipped { what, why });
             } else if settings.get(Knob::Offload).is_some() && place.device == Device::Cpu {
                 let why = "activations and optimizer state are in host memory already".to_owned();
                 skipped.push(Skipped { what, why });
             } else {
-                specs.push(TrialSpec { settings, purpose: Purpose::Climb });
+                specs.push(TrialSpec::new(settings, Purpose::Climb));
             }
         }
     }
-    specs.push(TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Confirm });
+    specs.push(TrialSpec::new(Configuration::baseline(), Purpose::Confirm));
     (specs, skipped)
 }
 
@@ -93,6 +96,13 @@ fn configurations(rung: &Rung) -> Vec<Configuration> {
                 Knob::Checkpoint => vec!["selective".into(), "alternate".into(), "all".into()],
                 Knob::Amp => vec!["bf16".into()],
                 Knob::Offload => vec!["optimizer".into(), "activations".into()],
+                Knob::IdleModels => vec!["host".into()],
+                // It brings the compiler along.
+                Knob::ActivationMemoryBudget => {
+                    return ["0.5", "0.25"]
+                        .map(|v| one(*knob, v.into()).with(Knob::Compile, "default"))
+                        .into();
+                }
                 Knob::Allocator => vec!["expandable_segments:True".into()],
                 _ => Vec::new(),
             };

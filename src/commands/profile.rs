@@ -96,7 +96,7 @@ async fn launch(
     settings: &Configuration,
     purpose: Purpose,
 ) -> anyhow::Result<Observation> {
-    let spec = TrialSpec { settings: settings.clone(), purpose };
+    let spec = TrialSpec::new(settings.clone(), purpose);
     let observation = bench.executor.run(trial, &spec).await?;
     bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
     Ok(observation)

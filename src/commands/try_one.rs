@@ -1,5 +1,5 @@
 //! `autofit try --set ... [--against ...] [--repeat N] -- COMMAND`: two configurations side by side, one of them the
-//! script as it is unless something else is named.
+//! script as it is unless something else is named.  With `--sweep`, several in one launch.
 
 use super::bench::Bench;
 use super::workplace::Workplace;
@@ -40,7 +40,10 @@ pub async fn run(request: TryRequest) -> anyhow::Result<i32> {
     let compared = compared(&request, &history);
     let result = finish::of_try(&place, &request, &bench, &history, compared);
     finish::show(&result, &request.job)?;
-    let tried: Vec<&Observation> = history.iter().filter(|o| o.settings == request.settings).collect();
+    let asked = |o: &&Observation| {
+        o.settings == request.settings && o.windows.is_empty() == request.windows.is_empty()
+    };
+    let tried: Vec<&Observation> = history.iter().filter(asked).collect();
     let verdict = tried.iter().find(|o| !runs(o)).or(tried.last()).map(|o| o.verdict);
     if !matches!(verdict, Some(Verdict::Fit | Verdict::Disturbed)) {
         terminal::say("autofit: this configuration was not measured to fit\n");
@@ -59,12 +62,16 @@ fn runs(o: &Observation) -> bool {
 /// The script as it is first: that launch tells how each knob is turned.  Then both in turns; which of them goes first
 /// changes from pair to pair, so that a machine that becomes slower favours neither.
 fn launches(request: &TryRequest) -> Vec<TrialSpec> {
-    let TryRequest { settings, against, repeat, .. } = request;
+    let TryRequest { settings, against, repeat, windows, .. } = request;
     let baseline = Configuration::baseline();
-    let mut all = vec![TrialSpec { settings: baseline, purpose: Purpose::Baseline }];
-    let one = |settings: &Configuration, n| TrialSpec {
-        settings: settings.clone(),
-        purpose: if n == 0 { Purpose::Climb } else { Purpose::Repeat },
+    let mut all = vec![TrialSpec::new(baseline, Purpose::Baseline)];
+    if !windows.is_empty() {
+        let windows = windows.clone();
+        all.push(TrialSpec { windows, ..TrialSpec::new(settings.clone(), Purpose::Sweep) });
+        return all;
+    }
+    let one = |settings: &Configuration, n| {
+        TrialSpec::new(settings.clone(), if n == 0 { Purpose::Climb } else { Purpose::Repeat })
     };
     for n in 0..*repeat {
         let mut pair = [one(against, n), one(settings, n)];
@@ -129,7 +136,8 @@ mod tests {
             Configuration(text.split_whitespace().map(knob).collect())
         };
         let job = super::super::Job::default();
-        let request = TryRequest { settings: read(settings), against: read(against), repeat, job };
+        let windows = Vec::new();
+        let request = TryRequest { settings: read(settings), against: read(against), repeat, windows, job };
         launches(&request).iter().map(|s| s.settings.to_string()).collect()
     }
 

@@ -108,6 +108,7 @@ pub(crate) mod tests {
                 options: BTreeMap::new(),
                 script_accumulation: 1,
                 ways: [(Knob::Amp, Way::Agent), (Knob::NumWorkers, Way::Option)].into(),
+                windows: Vec::new(),
                 schedule: Schedule::default(),
                 coverage: None,
                 inspect: false,

@@ -23,6 +23,8 @@ pub(super) fn find(knob: Knob, found: &Inspection) -> KnobSite {
         Knob::EmptyCache => switch("torch.cuda.empty_cache() between training, evaluation and saving"),
         Knob::ChannelsLast => channels_last(found),
         Knob::Inplace => inplace(found),
+        Knob::ActivationMemoryBudget => memory_budget(found),
+        Knob::InferenceMode => inference_mode(found),
         _ => compile(found),
     }
 }
@@ -38,6 +40,9 @@ pub(super) fn current(knob: Knob, found: &Inspection) -> Option<String> {
         Knob::ChannelsLast => Some(found.roots.iter().any(|r| r.channels_last).to_string()),
         Knob::Compile => Some(if detected.compile { "the script's own" } else { "off" }.to_owned()),
         Knob::EmptyCache | Knob::Inplace => Some("false".to_owned()),
+        Knob::InferenceMode => Some(found.roots.iter().any(|r| r.inference_mode).to_string()),
+        Knob::ActivationMemoryBudget => Some("1".to_owned()),
+        Knob::IdleModels => Some("device".to_owned()),
         _ => None,
     }
 }
@@ -123,6 +128,51 @@ fn inplace(found: &Inspection) -> KnobSite {
         values: vec![true.into()],
         ..site(knob, Way::Agent, format!("{count} activations behind layers in Sequentials"))
     }
+}
+
+/// It acts on what is compiled: by the knob `compile`, or by the script itself.
+fn memory_budget(found: &Inspection) -> KnobSite {
+    let knob = Knob::ActivationMemoryBudget;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
+    let detected = found.detected.as_ref();
+    if !detected.is_some_and(|d| d.compile)
+        && let Some(why) = compile(found).why_not
+    {
+        return refused(
+            knob,
+            format!("it is a setting of torch.compile, and nothing can be compiled: {why}"),
+        );
+    }
+    if detected.is_some_and(|d| d.checkpointing) {
+        return refused(knob, "the script checkpoints by itself");
+    }
+    if found.roots.iter().any(|r| r.dropout) {
+        return refused(
+            knob,
+            "the model has dropout, and where compiled code computes again it would draw other masks",
+        );
+    }
+    site(knob, Way::Agent, "torch._functorch.config, while the model is compiled")
+}
+
+fn inference_mode(found: &Inspection) -> KnobSite {
+    let knob = Knob::InferenceMode;
+    let Some(root) = main_root(found) else {
+        return refused(knob, no_root(found));
+    };
+    if !root.serves {
+        return refused(knob, "the script trains, and autograd needs what a call records");
+    }
+    if root.inference_mode {
+        return refused(knob, "the script calls its model in inference mode by itself");
+    }
+    if found.detected.as_ref().is_some_and(|d| d.compile) {
+        return refused(knob, "compiled code has nothing to gain from it");
+    }
+    let how = format!("torch.inference_mode() in the calls of {}", root.class);
+    KnobSite { values: vec![true.into(), false.into()], ..site(knob, Way::Agent, how) }
 }
 
 fn compile(found: &Inspection) -> KnobSite {

@@ -8,6 +8,9 @@ use crate::model::plan::{Device, Way};
 use crate::model::{Knob, NumericsClass, Value};
 use crate::recipe::KnobRule;
 
+/// A script with more roots than this calls parts of a model, not models.
+const MANY_MODELS: u32 = 8;
+
 /// A knob with a way.
 pub(super) fn site(knob: Knob, way: Way, how: impl Into<String>) -> KnobSite {
     KnobSite {
@@ -60,6 +63,7 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::PrefetchFactor => loader_knob(knob, found),
         Knob::PersistentWorkers => loader_knob(knob, found),
         Knob::Offload => offload(found),
+        Knob::IdleModels => idle_models(found),
         Knob::Strategy => ranks::strategy(found, machine),
         Knob::Processes => ranks::processes(found, machine),
         Knob::Optimizer
@@ -69,7 +73,9 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         | Knob::ChannelsLast
         | Knob::Compile
         | Knob::EmptyCache
-        | Knob::Inplace => kernels::find(knob, found),
+        | Knob::Inplace
+        | Knob::ActivationMemoryBudget
+        | Knob::InferenceMode => kernels::find(knob, found),
     };
     if let Some(switch) = found.switches.iter().find(|s| s.knob == knob) {
         site = frameworks::through(site, switch);
@@ -175,7 +181,6 @@ fn accumulation(found: &Inspection) -> KnobSite {
     if let Some(refusal) = never_trains(knob, found) {
         return refusal;
     }
-    let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
     let detected = found.detected.as_ref();
     let Some(root) = main_root(found) else {
         return refused(knob, no_root(found));
@@ -195,9 +200,29 @@ fn accumulation(found: &Inspection) -> KnobSite {
         Some(loader) => loader.batch_size,
         None => root.batch,
     };
-    if let Match::Options(turned) = options::accumulation(found, own, seen) {
-        return by_options(knob, turned);
+    let in_call = split_in_call(found, root);
+    let Match::Options(mut turned) = options::accumulation(found, own, seen) else { return in_call };
+    let Some(rest) = uneven_end(found) else { return by_options(knob, turned) };
+    // The script's micro-batches at an epoch's end are fewer than elsewhere, and weigh as its own code has it.
+    if in_call.way.is_some() {
+        return in_call;
     }
+    turned.how.push_str(&format!("; an epoch's last {rest} samples may weigh otherwise"));
+    by_options(knob, turned)
+}
+
+/// Samples that an epoch has beyond whole batches.
+fn uneven_end(found: &Inspection) -> Option<u64> {
+    let loader = found.training_loader()?;
+    let batch = loader.batch_size.filter(|b| *b > 0)?;
+    loader.dataset_length.map(|length| length % batch).filter(|rest| *rest > 0)
+}
+
+/// The agent's own way: the batch in parts inside the model's call.
+fn split_in_call(found: &Inspection, root: &RootInfo) -> KnobSite {
+    let knob = Knob::Accumulation;
+    let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
+    let detected = found.detected.as_ref();
     if found.launched.world_size > 1 {
         return refused(
             knob,
@@ -289,6 +314,37 @@ fn offload(found: &Inspection) -> KnobSite {
     let how =
         format!("what the call of {} saves, or the optimizer's state, in page-locked memory", root.class);
     KnobSite { values: words.iter().map(|w| Value::from(*w)).collect(), ..site(knob, Way::Agent, how) }
+}
+
+fn idle_models(found: &Inspection) -> KnobSite {
+    let knob = Knob::IdleModels;
+    if let Some(refusal) = never_trains(knob, found) {
+        return refusal;
+    }
+    if found.device != Device::Cuda {
+        return refused(knob, "the models are in host memory already");
+    }
+    if main_root(found).is_none() {
+        return refused(knob, no_root(found));
+    }
+    let Some(detected) = &found.detected else {
+        return refused(knob, "the launch did not show how many models there are");
+    };
+    if detected.compile {
+        return refused(knob, "compiled code counts on parameters that stay where they are");
+    }
+    if let Some(wrapper) = &detected.distributed {
+        return refused(knob, format!("the model is wrapped in {wrapper}"));
+    }
+    if detected.roots > MANY_MODELS {
+        return refused(knob, "the script calls parts of its model one by one");
+    }
+    if detected.roots + detected.others < 2 {
+        return refused(knob, "one model is trained, and no other one is called");
+    }
+    let how =
+        format!("{} models: those that are not needed wait in host memory", detected.roots + detected.others);
+    site(knob, Way::Agent, how)
 }
 
 fn amp(found: &Inspection, machine: &MachineFacts) -> KnobSite {

@@ -591,6 +591,35 @@ fn a_switch_does_not_make_right_what_would_change_training() {
     assert!(own.why_not(Knob::Accumulation).contains("BatchNorm"));
 }
 
+/// 45 samples in batches of 16: the last 13 are cut otherwise by the script's loop than in the model's call.
+#[test]
+fn inference_mode_is_for_scripts_that_never_train() {
+    let knob = Knob::InferenceMode;
+    assert!(script().why_not(knob).contains("the script trains"));
+    let serves = || script().with(|s| s.roots[0].serves = true);
+    assert_eq!(serves().site(knob).how, "torch.inference_mode() in the calls of GPT");
+    assert!(serves().with(|s| s.roots[0].inference_mode = true).why_not(knob).contains("by itself"));
+    let compiled = serves().with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert!(compiled.why_not(knob).contains("nothing to gain"));
+}
+
+#[test]
+fn an_uneven_end_of_an_epoch_is_better_cut_inside_the_models_call() {
+    let with = |length: u64| {
+        script().with(|s| {
+            s.options = vec![option("--batch-size", "int", "16"), option("--accumulation-steps", "int", "1")];
+            s.loaders[0].batch_size = Some(16);
+            s.loaders[0].dataset_length = Some(length);
+            s.roots[0].batch = Some(16);
+        })
+    };
+    assert_eq!(with(48).site(Knob::Accumulation).way, Some(Way::Option));
+    assert_eq!(with(45).site(Knob::Accumulation).way, Some(Way::Agent));
+    let only = with(45).with(|s| s.detected.as_mut().unwrap().roots = 2).site(Knob::Accumulation);
+    assert_eq!(only.way, Some(Way::Option));
+    assert!(only.how.ends_with("an epoch's last 13 samples may weigh otherwise"), "{}", only.how);
+}
+
 #[test]
 fn activations_are_in_place_where_some_could_be() {
     assert!(script().why_not(Knob::Inplace).contains("no ReLU behind a layer"));
@@ -598,6 +627,34 @@ fn activations_are_in_place_where_some_could_be() {
     assert!(some.site(Knob::Inplace).how.contains("3 activations"));
     let compiled = some.with(|s| s.detected.as_mut().unwrap().compile = true);
     assert!(compiled.why_not(Knob::Inplace).contains("the compiler chooses"));
+}
+
+#[test]
+fn a_budget_of_activations_is_for_what_is_compiled() {
+    let knob = Knob::ActivationMemoryBudget;
+    assert!(script().site(knob).how.contains("while the model is compiled"));
+    let detected = |change: fn(&mut Detected)| script().with(|s| change(s.detected.as_mut().unwrap()));
+    let lacks = detected(|d| d.compile_lacks = Some("there is no compiler".into()));
+    assert!(lacks.why_not(knob).ends_with("nothing can be compiled: there is no compiler"));
+    let own = lacks.with(|s| s.detected.as_mut().unwrap().compile = true);
+    assert_eq!(own.site(knob).way, Some(Way::Agent));
+    assert!(own.with(|s| s.roots[0].dropout = true).why_not(knob).contains("other masks"));
+    assert_eq!(detected(|d| d.checkpointing = true).why_not(knob), "the script checkpoints by itself");
+}
+
+#[test]
+fn idle_models_are_for_scripts_with_several_models_on_a_gpu() {
+    let knob = Knob::IdleModels;
+    assert_eq!(script().why_not(knob), "the models are in host memory already");
+    let gpu = |change: fn(&mut Detected)| {
+        script().with(|s| s.device = Device::Cuda).with(|s| change(s.detected.as_mut().unwrap()))
+    };
+    assert!(gpu(|_| ()).why_not(knob).contains("no other one is called"));
+    assert!(gpu(|d| d.roots = 2).site(knob).how.starts_with("2 models"));
+    assert!(gpu(|d| d.others = 1).site(knob).how.starts_with("2 models"));
+    assert!(gpu(|d| d.roots = 30).why_not(knob).contains("one by one"));
+    assert!(gpu(|d| (d.roots, d.compile) = (2, true)).why_not(knob).contains("compiled code"));
+    assert!(gpu(|d| (d.roots, d.distributed) = (2, Some("DDP".into()))).why_not(knob).contains("DDP"));
 }
 
 #[test]

@@ -60,6 +60,23 @@ impl Configuration {
         next
     }
 
+    /// Whether a process that runs with this configuration can be given the other one between two steps: all that differs
+    /// can be turned then, or is a smaller batch.  The agent may still have a reason against it (`why_not` of a window).
+    pub fn turns_into(&self, other: &Self) -> bool {
+        let compiled = [self, other].iter().any(|c| c.text(Knob::Compile).is_some_and(|w| w != "off"));
+        self.0.keys().chain(other.0.keys()).filter(|k| self.get(**k) != other.get(**k)).all(|k| match *k {
+            // Compiled code is what it was when it was made.
+            _ if compiled && !matches!(k, Knob::Optimizer | Knob::SetToNone) => false,
+            Knob::BatchSize => match (self.int(*k), other.int(*k)) {
+                (own, Some(smaller)) => own.is_none_or(|own| smaller < own),
+                (_, None) => false,
+            },
+            // What the machine gives a process without a word on it is not known.
+            Knob::OmpThreads if other.get(*k).is_none() => false,
+            k => [self, other].iter().filter_map(|c| c.get(k)).all(|v| k.turns_between_steps(v)),
+        })
+    }
+
     /// The loosest class among the knobs that are set.
     pub fn class(&self) -> NumericsClass {
         self.0.keys().map(|k| k.class()).max().unwrap_or(NumericsClass::Exact)
@@ -110,5 +127,29 @@ mod tests {
         assert_eq!(json, r#"{"accumulation":4,"amp":"bf16"}"#);
         assert_eq!(serde_json::from_str::<Configuration>(&json).unwrap(), c);
         assert_eq!(c.class(), NumericsClass::Precision);
+    }
+
+    #[test]
+    fn what_can_be_turned_between_two_steps() {
+        let base = Configuration::baseline();
+        let turns = |own: &Configuration, other: &Configuration| own.turns_into(other);
+        assert!(turns(&base, &base));
+        assert!(turns(&base, &base.with(Knob::Amp, "bf16").with(Knob::Checkpoint, "all")));
+        assert!(turns(&base.with(Knob::Amp, "bf16"), &base), "and taken away");
+        assert!(!turns(&base, &base.with(Knob::Amp, "fp16")));
+        assert!(!turns(&base.with(Knob::Amp, "fp16"), &base), "what is not live cannot be taken away either");
+        assert!(turns(
+            &base.with(Knob::Malloc, "retain"),
+            &base.with(Knob::Malloc, "retain").with(Knob::Accumulation, 2)
+        ));
+        assert!(!turns(&base, &base.with(Knob::Malloc, "retain")));
+        let compiled = base.with(Knob::Compile, "default");
+        assert!(turns(&compiled, &compiled.with(Knob::Optimizer, "fused")));
+        assert!(!turns(&compiled, &compiled.with(Knob::Checkpoint, "all")));
+        let batch = |n: i64| base.with(Knob::BatchSize, n);
+        assert!(turns(&base, &batch(8)) && turns(&batch(8), &batch(4)));
+        assert!(!turns(&batch(8), &batch(16)) && !turns(&batch(8), &base));
+        let threads = base.with(Knob::OmpThreads, 2);
+        assert!(turns(&base, &threads) && !turns(&threads, &base));
     }
 }

@@ -70,6 +70,19 @@ pub enum Record {
     Knob(KnobReport),
     /// An optimizer step ended.
     Step(Step),
+    /// From here on steps run with another configuration of the plan's `windows`, or with `settings` again.
+    Window(WindowOpened),
+    /// What was seen of memory in the window that is now closed.
+    WindowMemory {
+        /// As in [`WindowOpened::run`].
+        run: u32,
+        /// Highest memory in it, bytes: the allocator's reserved and the context (CUDA); anonymous and shared memory of
+        /// the process and its workers (CPU).  Not below what was needed before training began.
+        peak: u64,
+        /// The allocator's allocated peak (CUDA).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allocated: Option<u64>,
+    },
     /// A phase other than training began or ended.
     Phase {
         /// Which.
@@ -179,6 +192,20 @@ pub struct KnobReport {
     pub reason: Option<String>,
 }
 
+/// Steps that follow belong to this window.  Written when it is opened and, of a window of the plan, once more with the
+/// read-back; the later word on a run counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowOpened {
+    /// Counts the windows of a launch, from 0, returns to `settings` included; [`Step::run`] refers to it.
+    pub run: u32,
+    /// Which of the plan's `windows`; `None` for `settings`.
+    pub window: Option<u32>,
+    /// Read-back of the knobs that differ from `settings`.
+    pub knobs: Vec<KnobReport>,
+    /// Why it is not measured: a knob that is not in force, a batch that cannot be cut.
+    pub why_not: Option<String>,
+}
+
 /// One optimizer step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -213,6 +240,9 @@ pub struct Step {
     pub rss: u64,
     /// True while the measurement has not begun (warm-up).
     pub warmup: bool,
+    /// In a launch with several windows: the one that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
 }
 
 /// Training at one moment; counts are since the start.

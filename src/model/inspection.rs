@@ -133,6 +133,8 @@ pub struct RootInfo {
     pub trainable: u64,
     /// The script only calls it without gradients: it never trains.
     pub serves: bool,
+    /// It is called in `torch.inference_mode()`.
+    pub inference_mode: bool,
     /// Bytes of all parameters and buffers.
     pub bytes: u64,
     /// The repeated blocks that checkpointing would act on.
@@ -199,6 +201,8 @@ pub struct Detected {
     pub optimizers: Vec<String>,
     /// Optimizers that step at different times (a GAN): more than one root is trained.
     pub roots: u32,
+    /// Other modules that are called: frozen ones, or ones that are called without gradients only.
+    pub others: u32,
     /// A `GradScaler` in use.
     pub grad_scaler: bool,
     /// `backward(create_graph=True)` or the like was seen.

@@ -79,6 +79,8 @@ pub enum Accepts {
     IntFrom(i64),
     /// One of these words.
     Words(&'static [&'static str]),
+    /// A number from 0 to 1, kept as text in its shortest form.
+    Share,
     /// Any text that has only characters safe in a `.env` file.
     Text,
 }
@@ -91,6 +93,7 @@ macro_rules! knobs {
         pub enum Knob { $($(#[$doc])* $variant,)* }
 
         impl Knob {
+
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
@@ -162,9 +165,41 @@ knobs! {
     Inplace = "inplace", Exact, Accepts::Bool;
     /// Processes of `strategy`; without it as many as there are GPUs, or two on the processor.
     Processes = "processes", Exact, Accepts::IntFrom(2);
+    /// The part of the activations that compiled code keeps for the backward pass, in PyTorch's words: `1` keeps what
+    /// is fastest, `0` computes everything again.
+    ActivationMemoryBudget = "activation_memory_budget", Exact, Accepts::Share;
+    /// Where models wait that are not needed while another one trains; CUDA only.
+    IdleModels = "idle_models", Exact, Accepts::Words(&["device", "host"]);
+    /// Calls of a script that never trains run in `torch.inference_mode()` instead of `no_grad`.
+    InferenceMode = "inference_mode", Exact, Accepts::Bool;
 }
 
 impl Knob {
+    /// Whether the agent can put this value in force between two steps of a running script, and take it away without a
+    /// trace, where it turns the knob itself; `turns_between_steps` of the knob's class in `autofit_agent/knobs/` says
+    /// the same.  What it takes for two configurations: [`Configuration::turns_into`](super::Configuration::turns_into).
+    ///
+    /// Not: what is read once when a process, an optimizer or a loader begins; `malloc`, whose thresholds grow by
+    /// themselves until they are set once; `compile`, whose code and compiler stay in memory; `fp16`, whose gradient
+    /// scale goes on from step to step.
+    pub fn turns_between_steps(self, value: &Value) -> bool {
+        let is = |words: &[&str]| matches!(value, Value::Text(t) if words.contains(&t.as_str()));
+        match self {
+            Self::Amp => !is(&["fp16"]),
+            Self::Offload => is(&["none", "activations"]),
+            Self::Accumulation
+            | Self::Checkpoint
+            | Self::OmpThreads
+            | Self::Optimizer
+            | Self::SetToNone
+            | Self::Tf32
+            | Self::CudnnBenchmark
+            | Self::ChannelsLast
+            | Self::Inplace => true,
+            _ => false,
+        }
+    }
+
     /// Checks a value, with the sentence to print when it does not fit.
     ///
     /// # Errors
@@ -178,6 +213,10 @@ impl Knob {
             Accepts::Words(words) => (
                 matches!(value, Value::Text(t) if words.contains(&t.as_str())),
                 format!("one of {}", words.join(", ")),
+            ),
+            Accepts::Share => (
+                matches!(value, Value::Text(t) if share(t).as_ref() == Some(t)),
+                "a number from 0 to 1, such as 0.5".to_owned(),
             ),
             Accepts::Text => (
                 matches!(value, Value::Text(t) if env_safe(t)),
@@ -210,6 +249,7 @@ impl Knob {
                 _ => Value::Text(text.to_owned()),
             },
             Accepts::IntFrom(_) => text.parse().map_or_else(|_| Value::Text(text.to_owned()), Value::Int),
+            Accepts::Share => Value::Text(share(text).unwrap_or_else(|| text.to_owned())),
             Accepts::Words(_) | Accepts::Text => Value::Text(text.to_owned()),
         };
         self.check(&value)?;
@@ -243,6 +283,11 @@ impl FromStr for Knob {
             }
         })
     }
+}
+
+/// A number from 0 to 1 as it is written everywhere: `0.50` is `0.5`.
+fn share(text: &str) -> Option<String> {
+    text.parse::<f64>().ok().filter(|n| (0.0..=1.0).contains(n)).map(|n| (n + 0.0).to_string())
 }
 
 /// Settings of the caching allocator beside `backend:cudaMallocAsync`, which has none of them.
@@ -280,6 +325,10 @@ mod tests {
         assert_eq!(Knob::Amp.parse_value("bf16"), Ok(Value::Text("bf16".into())));
         assert_eq!(Knob::Amp.parse_value("fp8"), Err("`amp` takes one of off, bf16, fp16, not `fp8`".into()));
         assert!(Knob::Accumulation.parse_value("0").is_err());
+        assert_eq!(Knob::ActivationMemoryBudget.parse_value(".50"), Ok(Value::Text("0.5".into())));
+        let beyond = Knob::ActivationMemoryBudget.parse_value("1.5").unwrap_err();
+        assert_eq!(beyond, "`activation_memory_budget` takes a number from 0 to 1, such as 0.5, not `1.5`");
+        assert!(Knob::ActivationMemoryBudget.check(&"0.50".into()).is_err());
         assert!(Knob::Allocator.parse_value("a$b").is_err());
         assert!(Knob::Allocator.parse_value("backend:cudaMallocAsync").is_ok());
         let both = Knob::Allocator.parse_value("max_split_size_mb:64,backend:cudaMallocAsync").unwrap_err();

@@ -29,6 +29,8 @@ pub enum Purpose {
     Parity,
     /// The winner through the production path.
     Confirm,
+    /// Several configurations in turns within one launch ([`TrialSpec::windows`]).
+    Sweep,
 }
 
 impl Purpose {
@@ -38,6 +40,7 @@ impl Purpose {
         match self {
             Self::Confirm => Kind::Confirm,
             Self::Parity => Kind::Parity,
+            Self::Sweep => Kind::Sweep,
             _ => Kind::Measured,
         }
     }
@@ -52,6 +55,8 @@ pub enum Kind {
     Confirm,
     /// A few steps without random draws.
     Parity,
+    /// Several configurations in turns.
+    Sweep,
 }
 
 /// How a process ended; these are never merged.
@@ -285,6 +290,51 @@ pub struct Observation {
     /// Figures by rank, when there are several: `samples/s`, peaks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankFigures>,
+    /// What a sweep has shown, in the order in which it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+}
+
+/// One configuration of a sweep, beside `settings` of the same launch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// All of it, `settings` of the launch included.
+    pub settings: Configuration,
+    /// Steps measured.
+    pub steps: u32,
+    /// Its rate over that of `settings` in the windows beside it, 95 % interval; absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// Median seconds of a step.
+    #[serde(with = "number")]
+    pub step_seconds: f64,
+    /// Median samples of a step; 0 when unknown.
+    #[serde(with = "number")]
+    pub samples_per_step: f64,
+    /// Highest memory in it, bytes, in the memory that the cap is about; not below what the launch needed before it
+    /// trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u64>,
+    /// The same, allocated instead of reserved by the allocator (CUDA).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<u64>,
+    /// Why it was not measured, or not to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
+    /// Memory ran out in it: it is this configuration that does not fit, not `settings` of the launch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub too_large: bool,
+}
+
+/// A ratio of two rates and its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ratio {
+    /// The estimate.
+    #[serde(with = "number")]
+    pub ratio: f64,
+    /// Its interval.
+    #[serde(with = "number")]
+    pub interval: (f64, f64),
 }
 
 /// One rank's share.
@@ -333,4 +383,14 @@ pub struct TrialSpec {
     pub settings: Configuration,
     /// Why.
     pub purpose: Purpose,
+    /// Of a sweep: what is measured in turns with `settings`, each in full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Configuration>,
+}
+
+impl TrialSpec {
+    /// A launch of one configuration.
+    pub fn new(settings: Configuration, purpose: Purpose) -> Self {
+        Self { settings, purpose, windows: Vec::new() }
+    }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, de};
 use super::KnobRule;
 use super::error::nearest;
 use super::scalars::{FromWord, Word, word};
-use crate::model::{Knob, Value, knob::env_safe};
+use crate::model::knob::{Accepts, env_safe};
+use crate::model::{Knob, Value};
 
 /// A knob's name, with a suggestion when there is no such knob.
 pub(super) struct KnobName(pub Knob);
@@ -255,6 +256,10 @@ impl<'de> Visitor<'de> for ValuesOf {
     fn visit_u64<E: de::Error>(self, v: u64) -> Result<Vec<Value>, E> {
         ValueOf(self.0).visit_u64(v).map(|v| vec![v])
     }
+
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Vec<Value>, E> {
+        ValueOf(self.0).visit_f64(v).map(|v| vec![v])
+    }
 }
 
 /// One value of one knob.
@@ -283,6 +288,9 @@ impl Visitor<'_> for ValueOf {
     }
 
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Value, E> {
+        if self.0.accepts() == Accepts::Share {
+            return self.0.parse_value(v).map_err(E::custom);
+        }
         self.checked(Value::Text(v.to_owned()))
     }
 
@@ -290,13 +298,20 @@ impl Visitor<'_> for ValueOf {
         self.checked(Value::Bool(v))
     }
 
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
+        self.visit_str(&v.to_string())
+    }
+
     fn visit_i64<E: de::Error>(self, v: i64) -> Result<Value, E> {
+        if self.0.accepts() == Accepts::Share {
+            return self.visit_str(&v.to_string());
+        }
         self.checked(Value::Int(v))
     }
 
     fn visit_u64<E: de::Error>(self, v: u64) -> Result<Value, E> {
         match i64::try_from(v) {
-            Ok(v) => self.checked(Value::Int(v)),
+            Ok(v) => self.visit_i64(v),
             Err(_) => Err(E::invalid_value(Unexpected::Unsigned(v), &self)),
         }
     }

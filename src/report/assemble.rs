@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use super::machine::Machine;
 use super::redact::{self, Redactor};
 use super::result::{
-    Advice, Candidate, CapFigures, Compared, Confirmed, Cost, FailureReport, Files, Isolation, KnobEntry,
-    Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
+    Advice, Candidate, CapFigures, Compared, Confirmed, Cost, CurvePoint, FailureReport, Files, Isolation,
+    KnobEntry, Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
 };
 use super::{style, words};
 use crate::model::observation::{Cap, ProcessEnd};
 use crate::model::plan::Device;
 use crate::model::{FailureKind, Inspection, Knob, Observation, Purpose, VERSION, Verdict};
+use crate::verdict::curve;
+use crate::verdict::would_fit::would_fit;
 
 /// Lines of a failing script's output that are kept.
 const TAIL_LINES: usize = 20;
@@ -101,8 +103,9 @@ impl TuneResult {
                 ..candidate(o)
             }),
             confirmed: confirm.map(confirmed),
-            trials: all.iter().map(|o| trial(o, reference, input.predictions.get(&o.trial))).collect(),
+            trials: all.iter().map(|o| trial(o, reference, input)).collect(),
             cost: Cost { launches: u32::try_from(all.len()).unwrap_or(u32::MAX), seconds: input.seconds },
+            would_fit: would_fit(all, own_batch(input), input.device),
             advice: input.advice.clone(),
             skipped: input.skipped.clone(),
             notes: input.notes.clone(),
@@ -127,7 +130,8 @@ pub fn reference(all: &[Observation]) -> Option<&Observation> {
         let first = found.clone().next();
         found.find(|o| o.verdict == Verdict::Fit).or(first)
     };
-    measured(|o| o.purpose == Purpose::Baseline).or_else(|| measured(|o| o.purpose != Purpose::Advice))
+    measured(|o| o.purpose == Purpose::Baseline)
+        .or_else(|| measured(|o| !matches!(o.purpose, Purpose::Advice | Purpose::Sweep)))
 }
 
 fn confirm_of<'a>(winner: &Observation, all: &'a [Observation]) -> Option<&'a Observation> {
@@ -245,7 +249,22 @@ fn knobs(inspection: &Inspection) -> Vec<KnobEntry> {
     inspection.knobs.iter().map(entry).collect()
 }
 
-fn trial(o: &Observation, reference: Option<&Observation>, predicted: Option<&Prediction>) -> Trial {
+/// The batch of the script as it is, in the unit of the option or loader that sets it.
+fn own_batch(input: &SummaryInput) -> Option<u64> {
+    input.inspection.as_ref()?.site(Knob::BatchSize)?.current.as_ref()?.parse().ok().filter(|b| *b > 0)
+}
+
+fn curve_of(o: &Observation, own: Option<u64>) -> Vec<CurvePoint> {
+    let own = o.settings.int(Knob::BatchSize).map(i64::unsigned_abs).or(own);
+    let point = |p: curve::Point| CurvePoint {
+        batch: p.batch,
+        step_seconds: p.step_seconds,
+        peak_bytes: p.peak_bytes,
+    };
+    own.map(|own| curve::points(o, own).into_iter().map(point).collect()).unwrap_or_default()
+}
+
+fn trial(o: &Observation, reference: Option<&Observation>, input: &SummaryInput) -> Trial {
     let timing = o.timing.as_ref();
     Trial {
         trial: o.trial,
@@ -254,10 +273,10 @@ fn trial(o: &Observation, reference: Option<&Observation>, predicted: Option<&Pr
         verdict: o.verdict,
         why: o.why.clone(),
         oom: oom(o),
-        curve: Vec::new(),
+        curve: curve_of(o, own_batch(input)),
         seconds: o.seconds,
         end: o.end.clone(),
-        predicted: predicted.cloned(),
+        predicted: input.predictions.get(&o.trial).cloned(),
         measured: Measured {
             samples_per_second: rate(o),
             relative: relative(o, reference),
@@ -270,6 +289,7 @@ fn trial(o: &Observation, reference: Option<&Observation>, predicted: Option<&Pr
         },
         ranks: o.ranks.clone(),
         effective: o.knobs.iter().map(|k| (k.knob, k.effective.clone())).collect(),
+        windows: o.windows.clone(),
     }
 }
 

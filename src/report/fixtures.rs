@@ -8,7 +8,7 @@ use super::machine::Machine;
 use super::redact::Redactor;
 use super::result::{Advice, Files, Isolation, Prediction, Skipped, Status};
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Timing};
+use crate::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use crate::model::plan::Device;
 use crate::model::trace::MemoryTrace;
 use crate::model::{
@@ -66,6 +66,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         tail: vec![],
         inspection: None,
         ranks: Vec::new(),
+        windows: Vec::new(),
     }
 }
 
@@ -283,6 +284,34 @@ pub fn interrupted() -> SummaryInput {
     )
 }
 
+/// Several configurations in one launch, by `autofit try`.
+pub fn swept() -> SummaryInput {
+    let window = |set: &str, ratio: f64, peak: u64| Window {
+        settings: settings(set),
+        steps: 12,
+        ratio: Some(Ratio { ratio, interval: (0.98 * ratio, 1.02 * ratio) }),
+        step_seconds: 0.1 / ratio,
+        samples_per_step: 32.0,
+        peak: Some(peak * MIB),
+        ..Window::default()
+    };
+    let not = |set: &str, why: &str, too_large| Window {
+        settings: settings(set),
+        why_not: Some(why.to_owned()),
+        too_large,
+        ..Window::default()
+    };
+    let windows = vec![
+        window("amp=bf16,checkpoint=all", 0.87, 402),
+        window("", 1.22, 840),
+        not("amp=bf16,tf32=true", "tf32=true was not applied: it is a switch of NVIDIA's libraries", false),
+        not("amp=bf16,accumulation=1", "the kernel killed a process at the memory limit", true),
+    ];
+    let baseline = fit(1, Purpose::Baseline, "", 830, 302.0, 2.0);
+    let sweep = Observation { windows, ..fit(2, Purpose::Sweep, "amp=bf16", 700, 330.0, 2.0) };
+    input(Status::Tuned, vec![baseline, sweep], Some(2))
+}
+
 /// All of them, by name.
 pub fn all() -> Vec<(&'static str, SummaryInput)> {
     vec![
@@ -291,6 +320,7 @@ pub fn all() -> Vec<(&'static str, SummaryInput)> {
         ("nothing fits", nothing_fits()),
         ("script fails", script_fails()),
         ("interrupted", interrupted()),
+        ("swept", swept()),
     ]
 }
 

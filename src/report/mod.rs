@@ -24,6 +24,7 @@ pub mod redact;
 pub mod result;
 pub mod shortfall;
 pub mod style;
+mod sweep;
 pub mod table;
 pub mod watch;
 pub mod watch_view;

@@ -137,12 +137,9 @@ mod tests {
             },
             numerics: NumericsClass::Precision,
             ladder: vec![
-                TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline },
-                TrialSpec {
-                    settings: Configuration::baseline().with(Knob::Accumulation, 2),
-                    purpose: Purpose::Climb,
-                },
-                TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Confirm },
+                TrialSpec::new(Configuration::baseline(), Purpose::Baseline),
+                TrialSpec::new(Configuration::baseline().with(Knob::Accumulation, 2), Purpose::Climb),
+                TrialSpec::new(Configuration::baseline(), Purpose::Confirm),
             ],
             skipped: vec![Skipped {
                 what: "batch_size".into(),

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures};
+use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures, Window};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
+use crate::verdict::would_fit::WouldFit;
 
 /// The whole document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct TuneResult {
     pub trials: Vec<Trial>,
     /// What the search took.
     pub cost: Cost,
+    /// What should fit on other cards; absent where no launch measured several batch sizes.
+    #[serde(default)]
+    pub would_fit: Option<WouldFit>,
     /// What would be gained elsewhere.
     pub advice: Vec<Advice>,
     /// Moves that were not tried.
@@ -293,6 +297,9 @@ pub struct Trial {
     pub ranks: Vec<RankFigures>,
     /// Values read back: knob -> value in force (`null`: not in force).
     pub effective: BTreeMap<Knob, Option<crate::model::Value>>,
+    /// Other configurations that were measured in turns with `settings` in the same launch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
 }
 
 /// Memory ran out.

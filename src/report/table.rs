@@ -2,7 +2,7 @@
 
 use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial, TuneResult};
 use super::style::{Style, hang, one_line, wrap};
-use super::{redact, shortfall, words};
+use super::{redact, shortfall, sweep, words};
 use crate::model::observation::Cap;
 use crate::model::parity::{Outcome, Quantity};
 use crate::model::size::Bytes;
@@ -27,6 +27,10 @@ pub fn summary(r: &TuneResult, style: Style) -> String {
     if !r.trials.is_empty() {
         out.push_str(&table(r, style));
         out.push('\n');
+        for t in r.trials.iter().filter(|t| !t.windows.is_empty()) {
+            out.push_str(&sweep::table(t, style));
+            out.push('\n');
+        }
     }
     out.push_str(&facts(r, style));
     out.push_str(&next(r, style));

@@ -190,3 +190,21 @@ fn a_comparison_names_both_sides_and_how_sure_it_is() {
          1.12x, 5 pairs of launches in turns)"
     );
 }
+
+#[test]
+fn a_sweep_is_a_table_of_its_own() {
+    let text = summary(&assembled(&fixtures::swept()), WIDE);
+    let table: Vec<&str> =
+        text.lines().skip_while(|l| !l.starts_with("in one launch")).take_while(|l| !l.is_empty()).collect();
+    insta::assert_snapshot!(table.join("\n"), @r"
+    in one launch (trial 2), in turns with amp=bf16:
+      what differs    speed   95 % interval     peak  steps
+      checkpoint=all  0.87x  0.85x to 0.89x  402 MiB     12
+      no amp          1.22x  1.20x to 1.24x  840 MiB     12
+      tf32=true           -               -        -      -
+        not measured: tf32=true was not applied: it is a switch of NVIDIA's libraries
+      accumulation=1      -               -        -      -
+        too large: the kernel killed a process at the memory limit
+    speed: samples/s over those beside it; a launch of its own decides
+    ");
+}

@@ -112,6 +112,7 @@ pub fn what(settings: &Configuration, purpose: Purpose) -> String {
         Purpose::Advice => format!("for advice: {settings}"),
         Purpose::Parity => format!("losses compared: {settings}"),
         Purpose::Confirm => format!("confirm: {settings}"),
+        Purpose::Sweep => format!("several in turns beside {settings}"),
     }
 }
 

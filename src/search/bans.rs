@@ -61,7 +61,9 @@ fn not_applied(knob: Knob, value: &Value, objects: u32) -> Ban {
         (Knob::Accumulation, Value::Int(k)) => Ban::From(knob, *k),
         // Nothing to act on, or a script that sets its own number of threads or workers: no other value will do.
         (_, Value::Int(_)) => Ban::Knob(knob),
-        (Knob::Checkpoint | Knob::Amp | Knob::Compile, _) if objects == 0 => Ban::Knob(knob),
+        (Knob::Checkpoint | Knob::Amp | Knob::Compile | Knob::ActivationMemoryBudget, _) if objects == 0 => {
+            Ban::Knob(knob)
+        }
         _ => Ban::With(Configuration::baseline().with_value(knob, value)),
     }
 }

@@ -1,7 +1,6 @@
 //! Rung by rung, until something fits.
 
 use super::launches::{State, state_of};
-use super::memory::MemoryModel;
 use super::replay::{Halt, Session, Step};
 use super::space::{MEMORY, Space, cannot_pay, lowers_memory};
 use crate::model::plan::Device;
@@ -24,7 +23,7 @@ pub(super) fn climb(session: &mut Session<'_>, space: &Space<'_>, purpose: Purpo
     loop {
         rungs.retain(|r| !session.banned(r));
         let context = session.context(space);
-        let model = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
+        let model = session.memory(&context);
         let chance: Vec<f64> = rungs.iter().map(|r| model.fits(&context, r)).collect();
         let pieces = session.fragmentation() == Some(true);
         let free = |r: &Configuration| pieces && is_allocator(r);

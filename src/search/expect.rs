@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::SearchPlan;
-use super::memory::MemoryModel;
 use super::replay::Session;
 use super::space::Space;
-use super::speed::SpeedModel;
 use crate::model::Observation;
 
 /// What was expected of a launch, from the launches before it.
@@ -26,12 +24,14 @@ pub fn expectations(plan: &SearchPlan, history: &[Observation]) -> BTreeMap<u32,
 
 pub(super) fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
     let mut session = Session::new(plan, &[]);
-    session.seen = before.iter().collect();
+    for o in before {
+        session.remember(o);
+    }
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
     let fitting = session.fitting();
-    let speed = SpeedModel::new(&session.seen, &fitting, &context, plan.noise);
-    let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
+    let speed = session.speed(&context, &fitting);
+    let memory = session.memory(&context);
     let share = memory.expected_peak(&context, &o.settings);
     Some(Expected {
         rate: speed.knows_a_rate().then(|| speed.belief(&o.settings).mean.exp()),

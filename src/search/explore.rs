@@ -10,13 +10,17 @@ use super::speed::SpeedModel;
 use crate::model::{Configuration, Knob, Purpose, Value};
 
 /// A launch is worth while if it promises at least this much more speed (its expected improvement).
-const WORTH: f64 = 0.01;
+pub(super) const WORTH: f64 = 0.01;
 /// Launches of the exploration, at most.
 const MOST: f64 = 8.0;
 /// What a launch that runs out of memory costs, in launches that fit: it ends early.
 const SHORT: f64 = 0.7;
 /// Settings of the allocator that are looked at where memory is not fragmented.
 const FEW_ALLOCATORS: usize = 3;
+/// Steps of a leap, at most.
+const FARTHEST: usize = 8;
+/// What a leap passes through is at least this likely to fit.
+const LIKELY: f64 = 0.5;
 /// Neighbours of this many of the best are looked at.
 const AROUND: usize = 3;
 
@@ -35,19 +39,20 @@ pub(super) fn explore(session: &mut Session<'_>, space: &Space<'_>) -> Step<()> 
 fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> {
     let context = session.context(space);
     let fitting = session.fitting_in(space);
-    let speed = SpeedModel::new(&session.seen, &fitting, &context, session.plan.noise);
-    let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
+    let speed = session.speed(&context, &fitting);
+    let memory = session.memory(&context);
     let mut best: Vec<(f64, &Configuration)> = fitting.iter().map(|c| (speed.belief(c).mean, c)).collect();
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let incumbent = best.first()?.0;
+    let incumbent = best.first()?.1;
     let mut top: Option<(f64, Configuration)> = None;
     let mut looked_at = BTreeSet::new();
+    let mut leap = leap(session, space, &speed, &memory, incumbent);
     for (_, around) in best.iter().take(AROUND) {
-        for settings in neighbours(session, space, around) {
+        for settings in neighbours(session, space, around).into_iter().chain(leap.take()) {
             if !looked_at.insert(settings.clone()) || session.state(&settings) != State::Unknown {
                 continue;
             }
-            let gain = speed.belief(&settings).improvement(incumbent);
+            let gain = speed.ratio(&settings, incumbent).improvement();
             // The chance to fit can only lower it.
             if gain <= top.as_ref().map_or(WORTH, |(v, _)| *v) {
                 continue;
@@ -61,6 +66,35 @@ fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> 
         }
     }
     top.map(|(_, settings)| settings)
+}
+
+/// Several steps at once: each the neighbour that is surest to be faster than the one before, by what was measured.
+fn leap(
+    session: &Session<'_>,
+    space: &Space<'_>,
+    speed: &SpeedModel<'_>,
+    memory: &MemoryModel,
+    from: &Configuration,
+) -> Option<Configuration> {
+    let context = session.context(space);
+    let mut at = from.clone();
+    for _ in 0..FARTHEST {
+        let sure = |c: Configuration| {
+            let ratio = speed.ratio(&c, &at);
+            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > 0.0)
+        };
+        let mut steps: Vec<(f64, Configuration)> =
+            neighbours(session, space, &at).into_iter().filter_map(sure).collect();
+        steps.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let open = |c: &Configuration| {
+            !matches!(session.state(c), State::Bad | State::TooLarge) && memory.fits(&context, c) >= LIKELY
+        };
+        match steps.into_iter().map(|(_, c)| c).find(open) {
+            Some(c) => at = c,
+            None => break,
+        }
+    }
+    (at != *from).then_some(at)
 }
 
 /// Knobs that may add speed and ask for some memory.

@@ -6,8 +6,11 @@
 //! every peak), so that it gives way to what is measured; it never says that something fits.  Where something alike has
 //! been measured, only the difference to it is predicted, and only the difference has a large error.
 
+use std::cmp::Ordering;
+
 use super::launches::{State, state_of};
 use super::priors::Context;
+use super::replay::Session;
 use crate::model::{Configuration, Observation};
 
 /// Relative error of a predicted peak: the factors are guesses.
@@ -26,14 +29,31 @@ pub(super) struct MemoryModel {
     points: Vec<(f64, f64, f64)>,
     /// The smallest factor that did not fit.
     too_large: f64,
-    /// Factor and peak of what fitted.
-    measured: Vec<(f64, f64)>,
+    /// Peaks of what fitted, windows of sweeps among them.
+    measured: Vec<Peak>,
+}
+
+/// A measured peak.
+struct Peak {
+    settings: Configuration,
+    /// Of the settings, on transient memory.
+    factor: f64,
+    /// Share of the cap.
+    share: f64,
 }
 
 impl MemoryModel {
-    /// `cap` in bytes.  `root_bytes`: parameters and buffers of the model.
-    pub fn new(seen: &[&Observation], context: &Context<'_>, cap: u64, root_bytes: u64) -> Self {
+    /// From launches of one configuration and from sweeps.  `cap` in bytes.  `root_bytes`: parameters and buffers of the
+    /// model.
+    pub fn new(
+        seen: &[&Observation],
+        sweeps: &[&Observation],
+        context: &Context<'_>,
+        cap: u64,
+        root_bytes: u64,
+    ) -> Self {
         let cap = cap.max(1) as f64;
+        let known = facts(seen, sweeps);
         // Interpreter and libraries, then parameters, gradients and two moments of the optimizer.
         let expected_fixed = (400.0 * 1024.0 * 1024.0 + 4.0 * root_bytes as f64) / cap;
         let mut points = Vec::with_capacity(GRID * GRID);
@@ -46,12 +66,12 @@ impl MemoryModel {
                 points.push((fixed, transient, prior - 0.5 * (transient.ln() / 1.2).powi(2)));
             }
         }
-        for o in seen {
-            let factor = context.transient(&o.settings);
-            let peak = o.peak().map(|p| p as f64 / cap).filter(|p| *p > 0.0);
+        for (settings, state, peak) in &known {
+            let factor = context.transient(settings);
+            let peak = peak.map(|p| p as f64 / cap).filter(|p| *p > 0.0);
             for (fixed, transient, weight) in &mut points {
                 let predicted = (*fixed + *transient * factor).ln();
-                *weight += match (state_of(o), peak) {
+                *weight += match (state, peak) {
                     (State::TooLarge, _) => below(predicted / ERROR).max(1e-6).ln(),
                     (State::Fits, Some(peak)) => -0.5 * ((predicted - peak.ln()) / (ERROR / 2.0)).powi(2),
                     (State::Fits, None) => below(-predicted / ERROR).max(1e-6).ln(),
@@ -64,45 +84,48 @@ impl MemoryModel {
             p.2 = (p.2 - top).exp();
         }
         points.retain(|p| p.2 > 1e-3);
-        let factors =
-            seen.iter().filter(|o| state_of(o) == State::TooLarge).map(|o| context.transient(&o.settings));
-        let fitted = seen.iter().filter(|o| state_of(o) == State::Fits);
-        let measured = fitted.filter_map(|o| Some((context.transient(&o.settings), o.peak()? as f64 / cap)));
-        Self { points, too_large: factors.fold(f64::INFINITY, f64::min), measured: measured.collect() }
+        let factor = |settings: &Configuration| context.transient(settings);
+        let too_large = known.iter().filter(|k| k.1 == State::TooLarge).map(|k| factor(k.0));
+        let fitted = known.iter().filter(|k| k.1 == State::Fits);
+        let measured = fitted.filter_map(|(settings, _, peak)| {
+            let share = (*peak)? as f64 / cap;
+            Some(Peak { settings: (*settings).clone(), factor: factor(settings), share })
+        });
+        Self { points, too_large: too_large.fold(f64::INFINITY, f64::min), measured: measured.collect() }
     }
 
     /// The expected peak as a share of the cap: from the most alike that was measured, else from the grid alone.
     pub fn expected_peak(&self, context: &Context<'_>, settings: &Configuration) -> Option<f64> {
         let factor = context.transient(settings);
-        let alike = self.alike(factor);
+        let alike = self.alike(settings, factor);
         let (mut sum, mut all) = (0.0, 0.0);
         for (fixed, transient, weight) in &self.points {
             sum += weight
-                * alike.map_or(fixed + transient * factor, |(k, peak)| peak + transient * (factor - k));
+                * alike.map_or(fixed + transient * factor, |k| k.share + transient * (factor - k.factor));
             all += weight;
         }
         (all > 0.0).then(|| (sum / all).max(0.0))
     }
 
-    /// Factor and peak of what was measured and differs least.
-    fn alike(&self, factor: f64) -> Option<(f64, f64)> {
-        let distance = |m: &&(f64, f64)| (m.0 - factor).abs();
-        self.measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).copied()
+    /// What was measured and differs least: the same settings, if they were.
+    fn alike(&self, settings: &Configuration, factor: f64) -> Option<&Peak> {
+        let distance = |m: &&Peak| (m.settings != *settings, (m.factor - factor).abs());
+        self.measured.iter().min_by(|a, b| distance(a).partial_cmp(&distance(b)).unwrap_or(Ordering::Equal))
     }
 
     /// Probability, 0 to 1, that the peak stays below the cap.
     pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
         let factor = context.transient(settings);
-        let alike = self.alike(factor);
+        let alike = self.alike(settings, factor);
         let (mut sum, mut all) = (0.0, 0.0);
         for (fixed, transient, weight) in &self.points {
             let absolute = -(fixed + transient * factor).ln() / ERROR;
             let z = match alike {
-                Some((known, peak)) => {
-                    let change = transient * (factor - known);
+                Some(known) => {
+                    let change = transient * (factor - known.factor);
                     let error = (DIFFERENCE_ERROR * change).hypot(PEAK_ERROR);
                     // The one with the smaller error.
-                    if error < ERROR { (1.0 - peak - change) / error } else { absolute }
+                    if error < ERROR { (1.0 - known.share - change) / error } else { absolute }
                 }
                 None => absolute,
             };
@@ -110,7 +133,30 @@ impl MemoryModel {
             all += weight;
         }
         let chance = if all > 0.0 { sum / all } else { 0.5 };
-        if factor >= self.too_large - 1e-9 { DOMINATED * chance } else { chance }
+        // What was measured itself needs no comparison with others.
+        let itself = alike.is_some_and(|k| k.settings == *settings);
+        if !itself && factor >= self.too_large - 1e-9 { DOMINATED * chance } else { chance }
+    }
+}
+
+/// What is known of each configuration: whether it fits, and its peak in bytes.
+fn facts<'a>(
+    seen: &[&'a Observation],
+    sweeps: &[&'a Observation],
+) -> Vec<(&'a Configuration, State, Option<u64>)> {
+    let launches = seen.iter().map(|o| (&o.settings, state_of(o), o.peak()));
+    let windows = sweeps.iter().flat_map(|o| &o.windows).filter_map(|w| {
+        let state = if w.too_large { State::TooLarge } else { State::Fits };
+        // A window without a peak was not measured.
+        (w.too_large || w.peak.is_some()).then_some((&w.settings, state, w.peak))
+    });
+    launches.chain(windows).collect()
+}
+
+impl Session<'_> {
+    /// The model of memory, from all that was seen so far.
+    pub fn memory(&self, context: &Context<'_>) -> MemoryModel {
+        MemoryModel::new(&self.seen, &self.sweeps, context, self.cap_bytes(), self.root_bytes())
     }
 }
 

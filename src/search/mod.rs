@@ -12,17 +12,21 @@
 //!    After each launch that ran out of memory, a small model of memory ([`memory`]) says how likely each rung is to
 //!    suffice; those that are hopeless by it are put off to the end, so that a script far above its cap is not walked
 //!    up step by step.  If nothing fits within the policy's bound, one bound further is measured as advice.
-//! 3. **Explore** ([`explore`]): neighbours of what fits (other rungs, knobs that add speed, rungs taken off again)
-//!    are launched in the order of expected improvement times probability to fit.  Expected improvement comes from a
-//!    regression on the logarithm of the rate ([`speed`]): effects of knobs add up, each has a prior (what it usually
-//!    costs or gains) which measured launches replace.  It ends when no launch promises more than 1 %.
-//! 4. **Settle** ([`settle`]): those that could still be the fastest are launched again, in turns, until
+//! 3. **Sweep** ([`sweep`]): one launch measures in turns, between the steps of one process, what can be turned there.
+//!    Its ratios are sharper than those of separate launches; what they promise is launched by itself like anything
+//!    else.
+//! 4. **Explore** ([`explore`]): neighbours of what fits (other rungs, knobs that add speed, rungs taken off again),
+//!    and several such steps at once where what was measured makes each of them sure, are launched in the order of
+//!    expected improvement times probability to fit.  Expected improvement comes from a regression on the logarithm of
+//!    the rate ([`speed`]): effects of knobs add up, each has a prior (what it usually costs or gains) which
+//!    measurements replace.  It ends when no launch promises more than 1 %.
+//! 5. **Settle** ([`settle`]): those that could still be the fastest are launched again, in turns, until
 //!    [`crate::verdict::compare`] tells them apart or they have had their share.
-//! 5. **Prune**: each knob of the winner is taken away once; where that makes no measurable difference, and it still
+//! 6. **Prune**: each knob of the winner is taken away once; where that makes no measurable difference, and it still
 //!    fits, the simpler configuration wins.
-//! 6. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
+//! 7. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
 //!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
-//! 7. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
+//! 8. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
 //!
 //! Where several launches can run at a time, [`ahead`] guesses what will be asked for while others run.
 //!
@@ -47,6 +51,7 @@ mod same_training;
 mod settle;
 mod space;
 mod speed;
+mod sweep;
 
 use std::collections::BTreeMap;
 

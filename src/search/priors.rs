@@ -51,6 +51,8 @@ impl Context<'_> {
             // Every step sends the state, or most of the activations, over the bus and back.
             (Knob::Offload, Value::Text(t)) if t == "optimizer" => one(-0.20, 0.10),
             (Knob::Offload, _) => one(-0.45, 0.20),
+            (Knob::IdleModels, _) => one(-0.25, 0.20),
+            (Knob::InferenceMode, _) => one(0.02, 0.03),
             (Knob::Amp, _) if cuda => one(0.35, 0.30),
             (Knob::Amp, _) if self.cpu_bf16 => one(0.20, 0.35),
             (Knob::Amp, _) => one(-0.80, 0.40),
@@ -76,6 +78,12 @@ impl Context<'_> {
             (Knob::ChannelsLast, _) if cuda => one(0.05, 0.12),
             (Knob::ChannelsLast, _) => one(0.03, 0.10),
             (Knob::Compile, Value::Text(t)) => compile(t, cuda),
+            // Half of the activations are mostly results that cost little to compute again.
+            (Knob::ActivationMemoryBudget, Value::Text(t)) => match share(t) {
+                b if b >= 0.5 => one(-0.05, 0.06),
+                b if b > 0.0 => one(-0.12, 0.08),
+                _ => one(-0.29, 0.10),
+            },
             (Knob::EmptyCache, _) => one(-0.02, 0.02),
             // Each GPU computes its part of the batch; on the processor the same cores do.
             (Knob::Strategy, Value::Text(t)) => self.strategy(t),
@@ -164,6 +172,8 @@ impl Context<'_> {
             (Knob::Checkpoint, _) => 0.30,
             (Knob::Offload, Value::Text(t)) if t == "optimizer" => 0.85,
             (Knob::Offload, _) => 0.35,
+            // Its parameters, gradients and moments; what a step needs beyond them stays.
+            (Knob::IdleModels, _) => 0.85,
             (Knob::Amp, _) if self.device == Device::Cuda => 0.65,
             (Knob::Amp, _) => 0.75,
             (Knob::Malloc, Value::Text(t)) => match t.as_str() {
@@ -178,6 +188,12 @@ impl Context<'_> {
             // Lists need room for intermediate results of all parameters at once.
             (Knob::Optimizer, Value::Text(t)) if t == "foreach" && self.device == Device::Cpu => 1.05,
             (Knob::Compile, Value::Text(t)) if t == "reduce-overhead" => 1.05,
+            // What is computed again in the backward pass takes room there: the peak does not fall with the budget.
+            (Knob::ActivationMemoryBudget, Value::Text(t)) => match share(t) {
+                b if b >= 1.0 => 1.0,
+                b if b > 0.0 => 0.70,
+                _ => 0.85,
+            },
             // On the processor the limit is about all processes together.
             (Knob::Strategy, _) if self.device == Device::Cpu => 1.0,
             (Knob::Strategy, _) => 1.0 / f64::from(self.processes()),
@@ -185,6 +201,11 @@ impl Context<'_> {
             _ => 1.0,
         }
     }
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> f64 {
+    text.parse().unwrap_or(1.0)
 }
 
 /// Seen on three small models, two cores: keeping freed memory makes steps 1.0 to 2.2 times as fast, huge pages 1.0 to

@@ -8,8 +8,9 @@ use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
 use super::priors::Context;
 use super::replay::{Halt, Session, Step};
 use super::same_training::{Training, same_training};
-use super::settle::{ranking, settle};
+use super::settle::{best_shown, ranking, settle};
 use super::space::{Space, with};
+use super::sweep::sweep;
 use crate::model::event::Phase;
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
@@ -119,6 +120,7 @@ fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<O
 fn improve(session: &mut Session<'_>, space: &Space<'_>) -> Step<Configuration> {
     say_what_cannot_pay(session, space);
     let phases = |session: &mut Session<'_>| -> Step<Configuration> {
+        sweep(session, space, &best(session, space))?;
         explore(session, space)?;
         let winner = settle(session, space, best(session, space))?;
         larger_batch(session, space, &winner)?;
@@ -127,7 +129,7 @@ fn improve(session: &mut Session<'_>, space: &Space<'_>) -> Step<Configuration> 
     match phases(session) {
         Err(Halt::Spent(limit)) => {
             session.notes.push(format!("{limit} ended the search early; the best so far is confirmed"));
-            Ok(best(session, space))
+            Ok(best_shown(session, space).unwrap_or_default())
         }
         other => other,
     }

@@ -33,6 +33,8 @@ pub(super) struct Session<'a> {
     pub seen: Vec<&'a Observation>,
     /// Launches that only compare how training goes: they tell nothing of speed or memory.
     pub compared: Vec<&'a Observation>,
+    /// Launches that measure several configurations in turns: what they tell of each is less than a launch of its own.
+    pub sweeps: Vec<&'a Observation>,
     /// What it has not asked for yet.
     rest: Vec<&'a Observation>,
     /// Struck out.
@@ -51,6 +53,7 @@ impl<'a> Session<'a> {
             plan,
             seen: Vec::new(),
             compared: Vec::new(),
+            sweeps: Vec::new(),
             rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
             bans: Vec::new(),
             skipped: Vec::new(),
@@ -67,6 +70,11 @@ impl<'a> Session<'a> {
     /// One launch of `settings`.  A disturbed one is repeated, within bounds; where the repeat cannot be paid for, what
     /// the disturbed one has shown must do.
     pub fn launch(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
+        // How something trains does not change from launch to launch.
+        let known = self.compared.iter().find(|o| o.settings == *settings).copied();
+        if let (Purpose::Parity, Some(o)) = (purpose, known) {
+            return Ok(o);
+        }
         let mut last = None;
         loop {
             let o = match (self.once(settings, purpose), last) {
@@ -89,21 +97,35 @@ impl<'a> Session<'a> {
     }
 
     fn once(&mut self, settings: &Configuration, purpose: Purpose) -> Step<&'a Observation> {
-        let same = |o: &&Observation| o.settings == *settings && o.purpose.kind() == purpose.kind();
-        let Some(at) = self.rest.iter().position(same) else {
-            self.affordable(purpose)?;
-            return Err(Halt::Launch(TrialSpec { settings: settings.clone(), purpose }));
+        self.take(TrialSpec::new(settings.clone(), purpose))
+    }
+
+    /// One launch that measures `windows` in turns with `settings`; a disturbed one is not repeated, since what it
+    /// compares was disturbed alike.
+    pub fn sweep(&mut self, settings: &Configuration, windows: Vec<Configuration>) -> Step<&'a Observation> {
+        self.take(TrialSpec { settings: settings.clone(), purpose: Purpose::Sweep, windows })
+    }
+
+    fn take(&mut self, spec: TrialSpec) -> Step<&'a Observation> {
+        let Some(at) = self.rest.iter().position(|o| answers(o, &spec)) else {
+            self.affordable(spec.purpose)?;
+            return Err(Halt::Launch(spec));
         };
         let o = self.rest.remove(at);
-        if o.purpose == Purpose::Parity {
-            self.compared.push(o);
-            return Ok(o);
-        }
-        self.seen.push(o);
-        if !self.may_be_noise(o) {
+        self.remember(o);
+        if o.purpose.kind() != Kind::Parity && o.purpose.kind() != Kind::Sweep && !self.may_be_noise(o) {
             self.learn(o);
         }
         Ok(o)
+    }
+
+    /// Puts it where launches of its kind are.
+    pub fn remember(&mut self, o: &'a Observation) {
+        match o.purpose.kind() {
+            Kind::Parity => self.compared.push(o),
+            Kind::Sweep => self.sweeps.push(o),
+            Kind::Measured | Kind::Confirm => self.seen.push(o),
+        }
     }
 
     /// Whether it differs from a baseline of which nobody knows how well it repeats itself.
@@ -148,26 +170,41 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let confirm = confirms(purpose);
-        let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
         let reserve = u32::from(!confirm);
-        let launched = u32::try_from(self.seen.len() + self.compared.len()).unwrap_or(u32::MAX);
         if let Some(most) = self.plan.limits.max_trials
-            && launched + 1 + reserve > most
+            && self.launched() + 1 + reserve > most
         {
             return Err(Halt::Spent(format!("the limit of {most} launches")));
         }
         let Some(budget) = self.plan.limits.budget else { return Ok(()) };
-        let all = self.seen.iter().chain(&self.compared);
-        let spent = self.overhead * all.map(|o| o.seconds).sum::<f64>();
+        let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
         let (launch, confirming) = self.usual_seconds();
         let need = if confirm { confirming } else { launch + confirming };
         // The first confirm trial is launched all the same: without it nothing could be claimed.
-        if spent + need > budget && !(first_confirm && fits) {
+        if self.spent() + need > budget && !(first_confirm && fits) {
             return Err(Halt::Spent(format!("the budget of {budget:.0} s")));
         }
         Ok(())
+    }
+
+    /// Whether a sweep of `seconds` leaves room for a launch of what it suggests and for the confirm trial.
+    pub fn room_for_sweep(&self, seconds: f64) -> bool {
+        let (launch, confirming) = self.usual_seconds();
+        let need = self.overhead * seconds + 2.0 * launch + confirming;
+        self.plan.limits.max_trials.is_none_or(|most| self.launched() + 3 <= most)
+            && self.plan.limits.budget.is_none_or(|budget| self.spent() + need <= budget)
+    }
+
+    fn launched(&self) -> u32 {
+        u32::try_from(self.seen.len() + self.compared.len() + self.sweeps.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Seconds of the search so far.
+    fn spent(&self) -> f64 {
+        let all = self.seen.iter().chain(&self.compared).chain(&self.sweeps);
+        self.overhead * all.map(|o| o.seconds).sum::<f64>()
     }
 
     /// Seconds that a launch, and a confirm trial, usually take here.
@@ -282,6 +319,12 @@ impl<'a> Session<'a> {
         }
         all
     }
+}
+
+/// Whether it is what is asked for.  There is one sweep of a configuration, whatever its windows were: what they do not
+/// tell is found out otherwise.
+fn answers(o: &Observation, spec: &TrialSpec) -> bool {
+    o.settings == spec.settings && o.purpose.kind() == spec.purpose.kind()
 }
 
 pub(super) fn confirms(purpose: Purpose) -> bool {

@@ -3,11 +3,10 @@
 use std::cmp::Ordering;
 
 use super::launches::{State, noise, timings};
-use super::memory::MemoryModel;
 use super::replay::{Session, Step};
 use super::space::{Space, without};
-use super::speed::{Belief, SpeedModel};
-use crate::model::{Configuration, Knob, Purpose};
+use super::speed::Belief;
+use crate::model::{Configuration, Knob, Purpose, Value};
 use crate::verdict::compare::{Comparison, Speed, compare_with};
 
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
@@ -20,6 +19,8 @@ const USUAL: usize = 13;
 const CONTENDS: f64 = 0.15;
 /// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.
 const MATTERS: f64 = 0.02;
+/// Standard deviations by which a difference must lie above nothing, where it was measured within one process.
+const SURE: f64 = 2.0;
 /// Below this probability to fit, taking a rung off is not worth a launch.
 const NO_CHANCE: f64 = 0.1;
 
@@ -27,7 +28,7 @@ const NO_CHANCE: f64 = 0.1;
 pub(super) fn ranking(session: &Session<'_>, space: &Space<'_>) -> Vec<(Configuration, Belief)> {
     let context = session.context(space);
     let fitting = session.fitting_in(space);
-    let model = SpeedModel::new(&session.seen, &fitting, &context, session.plan.noise);
+    let model = session.speed(&context, &fitting);
     let mut all: Vec<(Configuration, Belief)> = fitting
         .into_iter()
         .filter(|c| !timings(&session.seen, c).is_empty())
@@ -41,6 +42,21 @@ pub(super) fn ranking(session: &Session<'_>, space: &Space<'_>) -> Vec<(Configur
     all
 }
 
+/// The best where no launch is left to settle anything: what was shown to be faster than the script as it is; where that
+/// does not fit, the best by what is believed.
+pub(super) fn best_shown(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> {
+    let baseline = Configuration::baseline();
+    let ranked = ranking(session, space).into_iter().map(|(c, _)| c);
+    let shown = |c: &Configuration| {
+        c.is_baseline()
+            || compared(session, c, &baseline).is_some_and(|x| better(&x))
+            || swept_better(session, space, c, &baseline)
+    };
+    let fits = session.state(&baseline) == State::Fits;
+    let mut candidates = ranked.filter(|c| !fits || shown(c));
+    candidates.next().or_else(|| session.fitting().into_iter().next())
+}
+
 /// From the best by what is believed to the best by what is shown.
 pub(super) fn settle(
     session: &mut Session<'_>,
@@ -51,10 +67,10 @@ pub(super) fn settle(
     let mut champion = prune(session, space, best, &mut left)?;
     let mut lost: Vec<Configuration> = Vec::new();
     while let Some(challenger) = challenger(session, space, &champion, &lost) {
-        repeat(session, &champion, &challenger, &mut left)?;
+        repeat(session, space, &champion, &challenger, &mut left)?;
         // Either way it has had its turn: what replaces it after pruning is not it.
         lost.push(challenger.clone());
-        if session.state(&champion) != State::Fits || beats(session, &challenger, &champion) {
+        if session.state(&champion) != State::Fits || beats(session, space, &challenger, &champion) {
             lost.push(std::mem::replace(&mut champion, prune(session, space, challenger, &mut left)?));
         }
     }
@@ -68,22 +84,24 @@ fn challenger(
     champion: &Configuration,
     lost: &[Configuration],
 ) -> Option<Configuration> {
-    let ranked = ranking(session, space);
-    let mut bar = ranked.iter().find(|(c, _)| c == champion).map(|(_, b)| *b)?;
-    bar.mean += MATTERS;
-    let contends =
-        |(c, b): &&(Configuration, Belief)| c != champion && !lost.contains(c) && b.beats(bar) > CONTENDS;
-    ranked.iter().find(contends).map(|(c, _)| c.clone())
+    let context = session.context(space);
+    let fitting = session.fitting_in(space);
+    let model = session.speed(&context, &fitting);
+    let contends = |c: &Configuration| {
+        c != champion && !lost.contains(c) && model.ratio(c, champion).above(MATTERS) > CONTENDS
+    };
+    ranking(session, space).into_iter().map(|(c, _)| c).find(contends)
 }
 
 /// Launches both in turns until they are told apart, have had their share, or nothing is left.
 fn repeat(
     session: &mut Session<'_>,
+    space: &Space<'_>,
     champion: &Configuration,
     challenger: &Configuration,
     left: &mut usize,
 ) -> Step<()> {
-    while *left > 0 && !told_apart(session, champion, challenger) {
+    while *left > 0 && !told_apart(session, space, champion, challenger) {
         let Some(settings) = fewer(session, champion, challenger) else { return Ok(()) };
         *left -= 1;
         session.launch(&settings, Purpose::Repeat)?;
@@ -97,14 +115,19 @@ fn repeat(
 
 /// Whether the challenger takes the champion's place: it is measurably faster, or as fast and simpler, or as fast, as
 /// simple and in need of less memory.
-fn beats(session: &Session<'_>, challenger: &Configuration, champion: &Configuration) -> bool {
+fn beats(
+    session: &Session<'_>,
+    space: &Space<'_>,
+    challenger: &Configuration,
+    champion: &Configuration,
+) -> bool {
     if session.state(challenger) != State::Fits {
         return false;
     }
     let Some(c) = compared(session, challenger, champion) else { return false };
     match challenger.0.len().cmp(&champion.0.len()) {
-        Ordering::Greater => better(&c),
-        Ordering::Less => !better(&c.reversed()),
+        Ordering::Greater => better(&c) || swept_better(session, space, challenger, champion),
+        Ordering::Less => !better(&c.reversed()) && !swept_better(session, space, champion, challenger),
         // Neither is simpler: what was measured decides, and inside what matters the larger headroom.
         Ordering::Equal if c.ratio.ln().abs() >= MATTERS => c.ratio > 1.0,
         Ordering::Equal => peak(session, challenger).zip(peak(session, champion)).is_some_and(|(a, b)| a < b),
@@ -116,6 +139,27 @@ fn beats(session: &Session<'_>, challenger: &Configuration, champion: &Configura
 fn better(c: &Comparison) -> bool {
     let half = (c.interval.1 / c.interval.0).ln() / 2.0;
     c.ratio.ln() >= MATTERS && c.ratio.ln() > 0.75 * half
+}
+
+/// The same, from everything that was measured, where sweeps have compared all in which the two differ: then it is no
+/// prior that speaks.
+fn swept_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
+    let swept = |knob: &Knob, value: &Value| {
+        let windows = session.sweeps.iter().flat_map(|o| o.windows.iter().map(move |w| (o, w)));
+        windows.filter(|(_, w)| w.ratio.is_some()).any(|(o, w)| {
+            // It was set in one of the two and not in the other.
+            (w.settings.get(*knob) == Some(value)) != (o.settings.get(*knob) == Some(value))
+        })
+    };
+    let differs = |x: &Configuration, y: &Configuration| {
+        x.0.iter().filter(|(k, v)| y.get(**k) != Some(v)).map(|(k, v)| (*k, v.clone())).collect::<Vec<_>>()
+    };
+    if ![differs(a, b), differs(b, a)].iter().flatten().all(|(k, v)| swept(k, v)) {
+        return false;
+    }
+    let context = session.context(space);
+    let ratio = session.speed(&context, &session.fitting_in(space)).ratio(a, b);
+    ratio.mean >= MATTERS && ratio.mean > SURE * ratio.sd
 }
 
 /// The same comparison the other way round.
@@ -146,7 +190,10 @@ fn fewer(session: &Session<'_>, best: &Configuration, other: &Configuration) -> 
     (a.min(b) < LAUNCHES).then(|| chosen.clone())
 }
 
-fn told_apart(session: &Session<'_>, a: &Configuration, b: &Configuration) -> bool {
+fn told_apart(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
+    if swept_better(session, space, a, b) || swept_better(session, space, b, a) {
+        return true;
+    }
     let pairs = timings(&session.seen, a).len().min(timings(&session.seen, b).len());
     compared(session, a, b).is_some_and(|c| {
         // Two launches each that differ by nothing that matters are a tie, and a third would not change that.
@@ -172,7 +219,7 @@ fn prune(
         // What matters least by all that was measured goes first.
         let context = session.context(space);
         let fitting = session.fitting_in(space);
-        let model = SpeedModel::new(&session.seen, &fitting, &context, session.plan.noise);
+        let model = session.speed(&context, &fitting);
         let rest = |k: &Knob| model.belief(&without(&winner, *k)).mean;
         let open = winner.0.keys().copied().filter(|k| !needed.contains(k));
         let Some(knob) = open.max_by(|a, b| rest(a).total_cmp(&rest(b))) else { return Ok(winner) };
@@ -195,8 +242,9 @@ fn is_needed(
 ) -> Step<bool> {
     if session.state(simpler) == State::Unknown {
         let context = session.context(space);
-        let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
-        if *left == 0 || memory.fits(&context, simpler) < NO_CHANCE {
+        let memory = session.memory(&context);
+        let shown = swept_better(session, space, winner, simpler);
+        if shown || *left == 0 || memory.fits(&context, simpler) < NO_CHANCE {
             return Ok(true);
         }
         *left -= 1;
@@ -205,10 +253,11 @@ fn is_needed(
     if session.state(simpler) != State::Fits {
         return Ok(true);
     }
-    repeat(session, winner, simpler, left)?;
+    repeat(session, space, winner, simpler, left)?;
     if session.state(winner) != State::Fits {
         return Ok(false);
     }
     let shown = compared(session, winner, simpler).is_some_and(|c| better(&c));
+    let shown = shown || swept_better(session, space, winner, simpler);
     Ok(shown || session.state(simpler) != State::Fits)
 }

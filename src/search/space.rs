@@ -10,7 +10,7 @@ use crate::recipe::Rung;
 const MOST_PARTS: u64 = 64;
 
 /// Knobs that lower the demand for device memory, in no order.
-pub(super) const MEMORY: [Knob; 8] = [
+pub(super) const MEMORY: [Knob; 10] = [
     Knob::Allocator,
     Knob::Accumulation,
     Knob::Amp,
@@ -19,6 +19,8 @@ pub(super) const MEMORY: [Knob; 8] = [
     Knob::Malloc,
     Knob::Offload,
     Knob::Inplace,
+    Knob::ActivationMemoryBudget,
+    Knob::IdleModels,
 ];
 
 /// What can be set, and to what.
@@ -57,9 +59,32 @@ impl<'a> Space<'a> {
         self.plan.policy.batch != BatchPolicy::Keep || self.bound == NumericsClass::Dynamics
     }
 
-    /// Whether every setting can be made, within the bound.
+    /// Whether every setting can be made, within the bound, beside the others.
     pub fn allows(&self, settings: &Configuration) -> bool {
         settings.0.iter().all(|(knob, value)| self.takes(*knob, value))
+            && self.budget_has_sense(settings)
+            // Compiled code has nothing to gain from it.
+            && !(settings.get(Knob::InferenceMode).is_some() && settings.get(Knob::Compile).is_some())
+    }
+
+    /// A budget is for what is compiled, and says the same as `checkpoint` in another way.
+    fn budget_has_sense(&self, settings: &Configuration) -> bool {
+        settings.get(Knob::ActivationMemoryBudget).is_none()
+            || settings.get(Knob::Checkpoint).is_none()
+                && (settings.get(Knob::Compile).is_some() || self.compiles_itself())
+    }
+
+    fn compiles_itself(&self) -> bool {
+        self.found.detected.as_ref().is_some_and(|d| d.compile)
+    }
+
+    /// A knob alone, with what it means nothing without.
+    fn alone(&self, knob: Knob, value: Value) -> Configuration {
+        let settings = with(&Configuration::baseline(), knob, value);
+        if self.budget_has_sense(&settings) {
+            return settings;
+        }
+        with(&settings, Knob::Compile, "default".into())
     }
 
     fn takes(&self, knob: Knob, value: &Value) -> bool {
@@ -105,6 +130,8 @@ impl<'a> Space<'a> {
             Knob::Malloc => *value == Value::from("default"),
             Knob::Strategy => *value == Value::from("single"),
             Knob::Compile => *value == Value::from("off"),
+            Knob::ActivationMemoryBudget => *value == Value::from("1"),
+            Knob::IdleModels => *value == Value::from("device"),
             _ => own.is_some_and(|o| o.eq_ignore_ascii_case(&value.to_string())),
         }
     }
@@ -146,6 +173,7 @@ impl<'a> Space<'a> {
             Knob::PinMemory | Knob::PersistentWorkers => vec![true.into()],
             Knob::PrefetchFactor => ints(vec![4, 8]),
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
+            Knob::IdleModels => vec!["host".into()],
             // Where a recipe lists them.
             Knob::Strategy | Knob::Processes => Vec::new(),
             Knob::Optimizer => vec!["fused".into(), "foreach".into()],
@@ -154,12 +182,15 @@ impl<'a> Space<'a> {
             | Knob::CudnnBenchmark
             | Knob::ChannelsLast
             | Knob::EmptyCache
-            | Knob::Inplace => vec![true.into()],
+            | Knob::Inplace
+            | Knob::InferenceMode => vec![true.into()],
             // The longest search for kernels, an hour for some models, is made where a recipe asks for it.
             Knob::Compile if self.plan.device == Device::Cuda => {
                 vec!["default".into(), "reduce-overhead".into()]
             }
             Knob::Compile => vec!["default".into()],
+            // With 0 all of a model is computed again at once, in the backward pass, whose peak is no lower then.
+            Knob::ActivationMemoryBudget => vec!["0.5".into(), "0.25".into()],
         }
     }
 
@@ -183,7 +214,7 @@ impl<'a> Space<'a> {
         let mut all = Vec::new();
         let mut add = |settings: Configuration| {
             let plain = self.plain(&settings);
-            if !plain.is_baseline() && !all.contains(&plain) {
+            if !plain.is_baseline() && !all.contains(&plain) && self.allows(&plain) {
                 all.push(plain);
             }
         };
@@ -192,12 +223,12 @@ impl<'a> Space<'a> {
                 Rung::Knob { knob, values } if values.is_empty() => {
                     let lower = |v: &Value| lowers_memory(*knob, v, self.batch());
                     for value in self.values(*knob).into_iter().filter(lower) {
-                        add(with(&Configuration::baseline(), *knob, value));
+                        add(self.alone(*knob, value));
                     }
                 }
                 Rung::Knob { knob, values } => {
                     for value in values.iter().filter(|v| self.takes(*knob, v)) {
-                        add(with(&Configuration::baseline(), *knob, value.clone()));
+                        add(self.alone(*knob, value.clone()));
                     }
                 }
                 // What cannot be turned here drops out of the rung; a count too large for the batch becomes smaller.
@@ -261,6 +292,8 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
         (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
         (Knob::Inplace, Value::Bool(on)) => *on,
+        (Knob::ActivationMemoryBudget, Value::Text(t)) => t != "1",
+        (Knob::IdleModels, Value::Text(t)) => t == "host",
         (Knob::Strategy, Value::Text(t)) => t != "single",
         _ => false,
     }
@@ -278,6 +311,9 @@ pub(super) fn without(settings: &Configuration, knob: Knob) -> Configuration {
     let next = settings.without(knob);
     if knob == Knob::Strategy {
         return next.without(Knob::Processes);
+    }
+    if knob == Knob::Compile {
+        return next.without(Knob::ActivationMemoryBudget);
     }
     if knob == Knob::NumWorkers {
         return next.without(Knob::PrefetchFactor).without(Knob::PersistentWorkers);
@@ -318,6 +354,9 @@ pub(super) fn cannot_pay(
         }
         Knob::Inplace if found.site(knob).is_some() => {
             Some("it spares one activation at a time; it is tried only where memory needs it".to_owned())
+        }
+        Knob::ActivationMemoryBudget | Knob::IdleModels if found.site(knob).is_some() => {
+            Some("it gives time for memory; it is tried only where memory needs it".to_owned())
         }
         _ => found.knobs.iter().find(|s| s.knob == knob && s.way.is_none()).and_then(|s| s.why_not.clone()),
     }

@@ -1,111 +1,189 @@
 //! How fast a configuration is expected to be, from what was measured.
 //!
-//! The logarithm of the rate is a level + the effects of the knobs + a deviation of the configuration's own + noise of
-//! the launch; all are normal, so what is expected after the measurements is a linear regression (solved through the
-//! covariances of the launches, of which there are a few dozen).
+//! The logarithm of the rate is a level + the effects of the knobs + what pairs of effects make together + noise of the
+//! launch; all are normal, so what is expected after the measurements is a linear regression (solved through the
+//! covariances of the measurements, of which there are a few dozen).  A launch measures one such logarithm, a window of
+//! a sweep the difference of two, without the noise between launches.
 
 use super::launches::{noise, timings, within};
 use super::memory::{below, density};
 use super::priors::{Context, Effect};
+use super::replay::Session;
+use crate::model::observation::Ratio;
 use crate::model::{Configuration, Observation};
 
-/// Knobs do not add up exactly: standard deviation of a configuration's own deviation.
-const OWN: f64 = 0.03;
+/// Effects do not add up exactly: standard deviation of what two of them make together, at most ...
+const TOGETHER: f64 = 0.03;
+/// ... and as a part of what is not known of the smaller one: what hardly matters hardly changes anything else.
+const TOGETHER_PART: f64 = 0.3;
 /// Standard deviation of the level: unknown.
 const LEVEL: f64 = 3.0;
+/// Standard deviation of what a window differs by from a process of its own: caches and memory that the window before
+/// it has left behind.
+const WINDOW: f64 = 0.015;
 
-/// What is expected of a configuration: logarithm of its rate.
+/// What is expected of a configuration: logarithm of its rate; or of a ratio of two.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Belief {
     pub mean: f64,
     pub sd: f64,
 }
 
+/// What was measured, for the regression.
+pub(super) struct Evidence<'a> {
+    /// Launches of one configuration.
+    pub seen: &'a [&'a Observation],
+    /// Launches of several.
+    pub sweeps: &'a [&'a Observation],
+    /// Which of the first kind count.
+    pub fitting: &'a [Configuration],
+    /// Relative standard deviation between launches that is assumed before any repeat was seen.
+    pub assumed_noise: f64,
+}
+
 /// The regression.
 pub(super) struct SpeedModel<'a> {
     context: &'a Context<'a>,
-    launched: Vec<(Configuration, Vec<Effect>)>,
+    measured: Vec<Sum>,
+    launches: usize,
     level: f64,
-    /// Lower Cholesky factor of the launches' covariance.
+    /// Lower Cholesky factor of the measurements' covariance.
     factor: Vec<Vec<f64>>,
     /// Covariance^-1 x (measured - expected).
     weights: Vec<f64>,
 }
 
 impl<'a> SpeedModel<'a> {
-    /// From all timed launches of `fitting` configurations.
-    pub fn new(
-        seen: &[&Observation],
-        fitting: &[Configuration],
-        context: &'a Context<'a>,
-        assumed_noise: f64,
-    ) -> Self {
-        let sigma = noise(seen, assumed_noise);
-        let mut launched = Vec::new();
-        let (mut values, mut variances) = (Vec::new(), Vec::new());
-        for settings in fitting {
-            for t in timings(seen, settings) {
-                launched.push((settings.clone(), context.effects(settings)));
+    /// From all timed launches of configurations that fit, and from sweeps.
+    pub fn new(evidence: &Evidence<'_>, context: &'a Context<'a>) -> Self {
+        let sigma = noise(evidence.seen, evidence.assumed_noise);
+        let one = |c: &Configuration| Term { effects: context.effects(c) };
+        let (mut measured, mut values, mut variances) = (Vec::new(), Vec::new(), Vec::new());
+        for settings in evidence.fitting {
+            for t in timings(evidence.seen, settings) {
+                measured.push(Sum(vec![(1.0, one(settings))]));
                 values.push(t.samples_per_second.ln());
                 variances.push(sigma * sigma + within(t));
             }
         }
-        let expected: Vec<f64> = launched.iter().map(|(_, e)| e.iter().map(|e| e.mean).sum()).collect();
-        let level = match values.len() {
+        let launches = measured.len();
+        for sweep in evidence.sweeps {
+            for (window, ratio) in sweep.windows.iter().filter_map(|w| Some((w, w.ratio?))) {
+                measured.push(Sum(vec![(1.0, one(&window.settings)), (-1.0, one(&sweep.settings))]));
+                values.push(ratio.ratio.ln());
+                variances.push(spread(&ratio).powi(2) + WINDOW * WINDOW);
+            }
+        }
+        let expected: Vec<f64> = measured.iter().map(Sum::expected).collect();
+        let level = match launches {
             0 => 0.0,
-            n => values.iter().zip(&expected).map(|(v, e)| v - e).sum::<f64>() / n as f64,
+            n => values.iter().zip(&expected).take(n).map(|(v, e)| v - e).sum::<f64>() / n as f64,
         };
-        let n = launched.len();
+        let n = measured.len();
         let mut matrix = vec![vec![0.0; n]; n];
         for i in 0..n {
             for j in 0..=i {
-                matrix[i][j] = covariance(&launched[i], &launched[j]);
+                matrix[i][j] = measured[i].covariance(&measured[j]);
             }
             matrix[i][i] += variances[i];
         }
         let factor = cholesky(matrix);
-        let residual: Vec<f64> = values.iter().zip(&expected).map(|(v, e)| v - e - level).collect();
+        let residual: Vec<f64> =
+            (0..n).map(|i| values[i] - expected[i] - if i < launches { level } else { 0.0 }).collect();
         let weights = solve_upper(&factor, &solve_lower(&factor, &residual));
-        Self { context, launched, level, factor, weights }
+        Self { context, measured, launches, level, factor, weights }
     }
 
     /// Whether any launch was timed: the level is a guess otherwise.
     pub fn knows_a_rate(&self) -> bool {
-        !self.launched.is_empty()
+        self.launches > 0
     }
 
     /// What is expected of `settings`.
     pub fn belief(&self, settings: &Configuration) -> Belief {
-        let one = (settings.clone(), self.context.effects(settings));
-        let cross: Vec<f64> = self.launched.iter().map(|l| covariance(&one, l)).collect();
-        let expected: f64 = self.level + one.1.iter().map(|e| e.mean).sum::<f64>();
-        let mean = expected + cross.iter().zip(&self.weights).map(|(c, w)| c * w).sum::<f64>();
+        let expected = self.of(&Sum(vec![(1.0, self.term(settings))]));
+        Belief { mean: self.level + expected.mean, ..expected }
+    }
+
+    /// What is expected of the ratio of two rates: what both share is as uncertain, and cancels.
+    pub fn ratio(&self, a: &Configuration, b: &Configuration) -> Belief {
+        self.of(&Sum(vec![(1.0, self.term(a)), (-1.0, self.term(b))]))
+    }
+
+    fn term(&self, settings: &Configuration) -> Term {
+        Term { effects: self.context.effects(settings) }
+    }
+
+    fn of(&self, sum: &Sum) -> Belief {
+        let cross: Vec<f64> = self.measured.iter().map(|m| sum.covariance(m)).collect();
+        let mean = sum.expected() + cross.iter().zip(&self.weights).map(|(c, w)| c * w).sum::<f64>();
         let solved = solve_lower(&self.factor, &cross);
-        let variance = covariance(&one, &one) - solved.iter().map(|s| s * s).sum::<f64>();
+        let variance = sum.covariance(sum) - solved.iter().map(|s| s * s).sum::<f64>();
         Belief { mean, sd: variance.max(1e-10).sqrt() }
     }
 }
 
-impl Belief {
-    /// Expected improvement over `best`, as a share of the rate.
-    pub fn improvement(self, best: f64) -> f64 {
-        let z = (self.mean - best) / self.sd;
-        self.sd * (z * below(z) + density(z))
-    }
-
-    /// Probability to be faster than `other`, taken as independent.
-    pub fn beats(self, other: Belief) -> f64 {
-        below((self.mean - other.mean) / self.sd.hypot(other.sd))
+impl Session<'_> {
+    /// The regression over all that was seen so far; `fitting` are the configurations whose launches count.
+    pub fn speed<'c>(&self, context: &'c Context<'c>, fitting: &[Configuration]) -> SpeedModel<'c> {
+        let evidence =
+            Evidence { seen: &self.seen, sweeps: &self.sweeps, fitting, assumed_noise: self.plan.noise };
+        SpeedModel::new(&evidence, context)
     }
 }
 
-type Launched = (Configuration, Vec<Effect>);
+/// Standard deviation of the logarithm, from the interval of 95 %.
+fn spread(ratio: &Ratio) -> f64 {
+    let (low, high) = ratio.interval;
+    let half = (high / low).ln() / 2.0;
+    // A wild interval is still one; none at all says nothing.
+    if half.is_finite() { (half / 1.96).clamp(0.0, 0.5) } else { 0.5 }
+}
 
-fn covariance(a: &Launched, b: &Launched) -> f64 {
-    let shared: f64 =
-        a.1.iter().filter_map(|x| b.1.iter().find(|y| y.key == x.key)).map(|e| e.sd * e.sd).sum();
-    let own = if a.0 == b.0 { OWN * OWN } else { 0.0 };
-    LEVEL * LEVEL + shared + own
+impl Belief {
+    /// Of a ratio: the improvement to be expected, as a share of the rate (nothing where it is below 1).
+    pub fn improvement(self) -> f64 {
+        let z = self.mean / self.sd;
+        self.sd * (z * below(z) + density(z))
+    }
+
+    /// Probability, of a ratio, that its logarithm lies above `bar`.
+    pub fn above(self, bar: f64) -> f64 {
+        below((self.mean - bar) / self.sd)
+    }
+}
+
+/// The logarithm of one configuration's rate.
+struct Term {
+    effects: Vec<Effect>,
+}
+
+/// A sum of such logarithms, each with its sign.
+struct Sum(Vec<(f64, Term)>);
+
+impl Sum {
+    /// What the priors say, without the level.
+    fn expected(&self) -> f64 {
+        self.0.iter().map(|(sign, t)| sign * t.effects.iter().map(|e| e.mean).sum::<f64>()).sum()
+    }
+
+    fn covariance(&self, other: &Self) -> f64 {
+        let pairs = self.0.iter().flat_map(|a| other.0.iter().map(move |b| (a, b)));
+        pairs.map(|((p, a), (q, b))| p * q * a.covariance(b)).sum()
+    }
+}
+
+impl Term {
+    fn covariance(&self, other: &Self) -> f64 {
+        let same = |e: &&Effect| other.effects.iter().any(|o| o.key == e.key);
+        let shared: Vec<f64> = self.effects.iter().filter(same).map(|e| e.sd).collect();
+        let mut all = LEVEL * LEVEL;
+        for (i, a) in shared.iter().enumerate() {
+            let pairs = shared[..i].iter().map(|b| (TOGETHER_PART * a.min(*b)).min(TOGETHER).powi(2));
+            all += a * a + pairs.sum::<f64>();
+        }
+        all
+    }
 }
 
 fn cholesky(mut a: Vec<Vec<f64>>) -> Vec<Vec<f64>> {

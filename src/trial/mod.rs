@@ -25,6 +25,7 @@ mod room;
 pub mod schedule;
 pub mod slurm;
 mod trace;
+pub mod windows;
 
 use crate::model::{Observation, TrialSpec};
 

@@ -5,6 +5,7 @@ use super::local::{Site, Trial};
 use super::ranks;
 use super::references::References;
 use super::schedule::PARITY_STEPS;
+use super::windows::{self, Death};
 use crate::inspect::build_inspection;
 use crate::model::event::EndReason;
 use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd};
@@ -41,7 +42,10 @@ pub(super) fn observe(
         (None, Ok(_)) => ProcessEnd::Interrupted,
     };
     let text = read_end(&trial.dir.join("output.log"));
-    let records = &trial.records;
+    let all_records = &trial.records;
+    // The launch is judged by what its own settings did.
+    let swept = (!spec.windows.is_empty()).then(|| windows::of_settings(all_records));
+    let records = swept.as_ref().unwrap_or(all_records);
     let steps = records.steps();
     let rank_steps: Vec<&[_]> = steps.values().map(Vec::as_slice).filter(|s| !s.is_empty()).collect();
     let timing = timing::measure(&rank_steps, records.first_step_at().unwrap_or(0.0));
@@ -57,7 +61,8 @@ pub(super) fn observe(
         // Only a cgroup counts them.
         oom_kills: ended.as_ref().filter(|e| e.cap.mechanism.starts_with("cgroup")).map(|e| e.oom_kills),
         failure: (!good_end).then(|| failure::read_failure(&text, Some(&end))),
-        oom_text: failure::oom_line(&text),
+        // What it says of memory that ran out in a window is that window's.
+        oom_text: failure::oom_line(&text).filter(|_| records.ooms().len() == all_records.ooms().len()),
         faults: records.faults(),
         end_reason: records.end_reason(),
         steps: records.step_count(),
@@ -67,6 +72,7 @@ pub(super) fn observe(
         disturbance: disturbance.clone(),
         places: records.places(),
     };
+    let death = swept.as_ref().and_then(|_| died_in_a_window(&mut facts, all_records));
     let inspection =
         (spec.purpose == Purpose::Baseline && records.hello(&trial.prepared.plan.nonce)).then(|| {
             build_inspection(
@@ -90,7 +96,7 @@ pub(super) fn observe(
         knobs: records.knobs(),
         timing,
         peaks: peaks(site, records, watched.as_ref(), ended.as_ref()),
-        memory: watched.as_ref().and_then(|w| super::trace::trace(&w.series, records)),
+        memory: watched.as_ref().and_then(|w| super::trace::trace(&w.series, all_records)),
         cap: ended.as_ref().map_or_else(|| site.cap.clone(), |e| cap(site, e)),
         losses: records.losses(PARITY_STEPS as usize),
         grad_norms: records.grad_norms(PARITY_STEPS as usize),
@@ -98,20 +104,30 @@ pub(super) fn observe(
         after: records.after_steps(),
         coverage: (spec.purpose == Purpose::Confirm).then(|| records.coverage()),
         disturbance,
-        steps: records.step_count(),
+        steps: all_records.step_count(),
         seconds,
         tail: Vec::new(),
         inspection,
         ranks: ranks::figures(records, site.device),
+        windows: windows::windows(&spec.windows, all_records, death.as_ref()),
         parity: None,
         torch: records.torch(),
     };
+    if let Some((peak, allocated)) = swept.as_ref().and_then(|_| windows::peak_of_settings(all_records)) {
+        only_settings(&mut observation.peaks, site.device, peak, allocated);
+    }
     let checked = references.compare(&observation, found);
     observation.parity = References::told(checked.as_ref());
     facts.parity = checked.map(|c| c.parity);
     (observation.verdict, observation.why) = judge(&facts);
     if let (Some(slow), Verdict::Fit) = (ranks::straggler_words(&observation.ranks), observation.verdict) {
         observation.why.push_str(&slow);
+    }
+    if let (Some(death), Some(window)) =
+        (&death, death.as_ref().and_then(|d| observation.windows.get(d.window)))
+    {
+        let what = &window.settings;
+        observation.why.push_str(&format!("; the launch ended in the window of {what}: {}", death.why));
     }
     if let (true, Ok(running)) = (observation.verdict != Verdict::Fit, &trial.running) {
         observation.tail = running.tail(TAIL_LINES);
@@ -131,6 +147,31 @@ fn peaks(site: &Site, records: &Records, watched: Option<&WatchSummary>, ended: 
     peaks.host = ended.and_then(|e| e.peak_bytes).max(sampled);
     peaks.shm = watched.and_then(|w| w.shm_peak);
     peaks
+}
+
+/// A launch that ended while other settings were in force: says how, and leaves the facts as they were before.
+fn died_in_a_window(facts: &mut TrialFacts, all_records: &Records) -> Option<Death> {
+    let window = windows::under_way(all_records)?;
+    let (verdict, why) = judge(&TrialFacts { oom_events: all_records.ooms(), ..facts.clone() });
+    if matches!(verdict, Verdict::Interrupted | Verdict::AgentMissing) {
+        return None;
+    }
+    facts.end = ProcessEnd::Exited { code: 0 };
+    facts.end_reason = Some(EndReason::Measured);
+    (facts.oom_kills, facts.failure, facts.oom_text) = (None, None, None);
+    Some(Death { window, verdict, why })
+}
+
+/// What other settings needed is not to be held against the launch's own.
+fn only_settings(peaks: &mut Peaks, device: Device, peak: u64, allocated: Option<u64>) {
+    match device {
+        Device::Cpu => peaks.host = Some(peak),
+        Device::Cuda => {
+            peaks.device = Some(peak);
+            peaks.reserved = peaks.reserved.map(|r| r.min(peak));
+            peaks.allocated = allocated.or(peaks.allocated);
+        }
+    }
 }
 
 fn cap(site: &Site, ended: &Ended) -> Cap {

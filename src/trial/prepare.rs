@@ -34,7 +34,10 @@ pub fn prepare(
     cap_bytes: Option<u64>,
     nonce: String,
 ) -> Prepared {
-    let Applied { edits, env, ways, options } = set(&spec.settings, inspection);
+    let Applied { edits, env, mut ways, options } = set(&spec.settings, inspection);
+    for knob in spec.windows.iter().flat_map(|settings| settings.0.keys()) {
+        ways.entry(*knob).or_insert_with(|| way(*knob, inspection));
+    }
     let typed: Vec<OsString> = command.iter().map(OsString::from).collect();
     // Words of a configuration are text, and so is the command: nothing is lost.
     let argv: Vec<String> =
@@ -50,6 +53,7 @@ pub fn prepare(
         ways,
         options,
         script_accumulation: inspection.map_or(1, Inspection::script_accumulation),
+        windows: spec.windows.clone(),
         schedule: schedule(spec.purpose, device, &spec.settings),
         coverage: coverage(spec.purpose),
         inspect: spec.purpose == Purpose::Baseline,
@@ -70,6 +74,7 @@ pub fn for_production(prepared: &Prepared) -> AgentPlan {
     AgentPlan {
         mode: AgentMode::Run,
         trial_dir: None,
+        windows: Vec::new(),
         coverage: None,
         inspect: false,
         cap_bytes: None,
@@ -81,9 +86,20 @@ pub fn for_production(prepared: &Prepared) -> AgentPlan {
 
 /// Knobs that the fit depends on: without them a run would go out of memory later.
 fn required(settings: &Configuration) -> Vec<Knob> {
-    const MEMORY: [Knob; 5] =
-        [Knob::Accumulation, Knob::Checkpoint, Knob::Offload, Knob::Strategy, Knob::Amp];
+    const MEMORY: [Knob; 7] = [
+        Knob::Accumulation,
+        Knob::Checkpoint,
+        Knob::Offload,
+        Knob::Strategy,
+        Knob::Amp,
+        Knob::ActivationMemoryBudget,
+        Knob::IdleModels,
+    ];
     settings.0.keys().copied().filter(|k| MEMORY.contains(k)).collect()
+}
+
+fn way(knob: Knob, inspection: Option<&Inspection>) -> Way {
+    inspection.and_then(|i| i.site(knob)).and_then(|s| s.way).unwrap_or(Way::Agent)
 }
 
 /// What puts a configuration into force, besides the agent.
@@ -103,7 +119,7 @@ fn set(settings: &Configuration, inspection: Option<&Inspection>) -> Applied {
     let mut asked: Vec<(Knob, &str)> = Vec::new();
     for (knob, value) in &settings.0 {
         let site = inspection.and_then(|i| i.site(*knob));
-        done.ways.insert(*knob, site.and_then(|s| s.way).unwrap_or(Way::Agent));
+        done.ways.insert(*knob, way(*knob, inspection));
         let (Some(site), Some(inspection)) = (site, inspection) else { continue };
         done.edits.extend(Edit::of_words(&site.args_for(value), &inspection.script_words()));
         done.env.extend(site.env_for(value));

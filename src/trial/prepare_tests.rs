@@ -38,7 +38,7 @@ fn prepared(command: &str, recipe: &str, settings: Configuration) -> Prepared {
         records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect();
     let recipe = load(recipe, std::path::Path::new("r.yaml")).unwrap();
     let found = build_inspection(&events, &command, &recipe, Device::Cpu, &MachineFacts::default());
-    let spec = TrialSpec { settings, purpose: Purpose::Climb };
+    let spec = TrialSpec::new(settings, Purpose::Climb);
     prepare(&spec, &command, Some(&found), Device::Cpu, None, String::new())
 }
 

@@ -17,6 +17,12 @@ const MEASURE_SECONDS: f64 = 6.0;
 /// A confirm trial measures longer: its figure is the one that is promised.
 const CONFIRM_SECONDS: f64 = 10.0;
 
+/// A sweep's windows share this time out among them (`autofit_agent/windows/sweep.py`); the first round is allowed more.
+const SWEEP_SECONDS: f64 = 20.0;
+
+/// Steps of `settings` before a sweep's first window: enough to know how long one lasts.
+const BEFORE_WINDOWS: u32 = 3;
+
 /// The schedule of a trial.
 pub fn schedule(purpose: Purpose, device: Device, settings: &Configuration) -> Schedule {
     if purpose == Purpose::Parity {
@@ -36,6 +42,16 @@ pub fn schedule(purpose: Purpose, device: Device, settings: &Configuration) -> S
         Device::Cpu => (200, 0.01),
         Device::Cuda => (400, 0.005),
     };
+    if purpose == Purpose::Sweep {
+        // The steps that are compared come first, all of them with `settings`; the error is that of a window's ratio.
+        return Schedule {
+            warmup_steps: warmup.max(PARITY_STEPS),
+            min_steps: BEFORE_WINDOWS,
+            max_steps: BEFORE_WINDOWS,
+            max_seconds: SWEEP_SECONDS,
+            relative_error,
+        };
+    }
     Schedule { warmup_steps: warmup, min_steps: 5, max_steps, max_seconds: seconds, relative_error }
 }
 

@@ -11,12 +11,14 @@
 
 pub mod bands;
 pub mod compare;
+pub mod curve;
 pub mod failure;
 pub mod judge;
 pub mod parity;
 pub mod stats;
 pub mod thrash;
 pub mod timing;
+pub mod would_fit;
 
 pub use compare::{Comparison, Speed, compare};
 pub use failure::{oom_line, read_failure};

@@ -12,7 +12,8 @@ import importlib
 
 import torch
 from autofit_agent import imports, patches, plan, roles, session
-from autofit_agent.knobs import offload  # noqa: F401 (for tests that reach into it)
+from autofit_agent.knobs import idle_models, offload  # noqa: F401 (for tests that reach into them)
+from autofit_agent.windows import turning  # noqa: F401 (the same)
 
 torch.set_num_threads(1)
 

@@ -74,6 +74,63 @@ class Inference(AgentTest):
                     if differs:
                         self.assertGreater(distance, 0.0)
 
+    def test_inference_mode_changes_no_bit_and_nothing_that_the_script_may_do(self):
+        """Outputs are changed in place and made leaves of autograd; bit for bit as without."""
+        loop = LOOP.replace("{context}", "no_grad").replace(
+            "total += float(model(x).double().abs().sum())",
+            """out = model(x)
+        out += 1
+        out.requires_grad_()
+        total += float(out.double().abs().sum())""",
+        )
+        change = {"settings": {"inference_mode": True}, "ways": {"inference_mode": "agent"}}
+        result = self.launch(HEAD + loop, **change)
+        self.assert_measured(result)
+        report = result.last("knob")
+        self.assertEqual(report["effective"], True, report)
+        self.assertIn("1 of the first one's outputs copied", report["how"])
+        told = result.one("parity")["outputs"]
+        self.new_trial("plain")
+        plain = self.launch(HEAD + loop)
+        self.assertFalse(plain.last("root")["inference_mode"])
+        self.assertEqual(plain.one("parity")["outputs"], told)
+        run = {**change, "mode": "run", "serves": True, "required": ["inference_mode"]}
+        run |= {"trial_dir": None, "inspect": False, "parity_steps": 0}
+        outputs = []
+        for number, more in enumerate(({}, {"settings": {}, "ways": {}, "required": []})):
+            self.new_trial(number)
+            done = self.launch(HEAD + loop, **{**run, **more})
+            self.assertEqual((done.code, done.err), (0, ""), done.describe())
+            outputs.append(done.out)
+        self.assertEqual(*outputs)
+
+    def test_inference_mode_is_in_force_in_the_calls(self):
+        seen = "        print(torch.is_inference_mode_enabled(), x.is_inference())\n        return self.extra"
+        noisy = script("no_grad").replace("        return self.extra", seen)
+        changes = {"settings": {"inference_mode": True}, "ways": {"inference_mode": "agent"}}
+        changes |= {"mode": "run", "serves": True, "trial_dir": None, "inspect": False, "parity_steps": 0}
+        lines = self.launch(noisy, **changes).out.split("\n")
+        # The first calls show that the script serves.
+        self.assertEqual(set(lines[8:32]), {"True False"})
+
+    def test_inference_mode_is_refused_with_the_reason(self):
+        keeps = script("no_grad").replace(
+            "        return self.extra", "        self.last = [x.mean()]\n        return self.extra"
+        )
+        keeps += "model.last[0] += 1\n"
+        cases = (
+            (script(), "the script calls Net in inference mode by itself"),
+            (keeps, "Net keeps what it has computed"),
+        )
+        for number, (text, reason) in enumerate(cases):
+            self.new_trial(number)
+            change = {"settings": {"inference_mode": True}, "ways": {"inference_mode": "agent"}}
+            result = self.launch(text, schedule={"min_steps": 400, "max_steps": 400}, **change)
+            self.assertEqual((result.code, result.all("fault")), (0, []), result.describe())
+            report = result.last("knob")
+            self.assertIsNone(report["effective"], report)
+            self.assertIn(reason, report["reason"])
+
     def test_what_needs_a_backward_pass_is_refused(self):
         for number, settings in enumerate(({"accumulation": 2}, {"checkpoint": "all"}, {"inplace": True})):
             self.new_trial(number)

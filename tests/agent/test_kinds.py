@@ -32,11 +32,15 @@ KNOBS = [
     ("inplace", True, 0.0),
     ("num_workers", 1, 1e-6),
     ("batch_size", 4, None),
+    ("activation_memory_budget", "0.5", 1e-5),
 ]
+# What a knob means nothing without.
+BESIDE = {"activation_memory_budget": {"compile": "default"}}
 # What only a GPU has: refused on the processor, all together in one run.
 OF_GPUS = {
     "allocator": "expandable_segments:True",
     "offload": "activations",
+    "idle_models": "host",
     "tf32": True,
     "cudnn_benchmark": True,
     "empty_cache": True,
@@ -110,10 +114,11 @@ class Kinds(unittest.TestCase):
             way = "agent" if switch["why_not"] and switch["agent"] else "framework"
             if switch["why_not"] and not switch["agent"]:
                 return self.refused(switch["why_not"])
-        if knob == "compile" and bare["double_backward"]:
+        if knob in ("compile", *BESIDE) and bare["double_backward"]:
             # What is compiled cannot be taken back by the second backward pass: the launcher refuses it.
             return self.refused("the script differentiates through its gradients (seen in the first launch)")
-        found = self.run_with(path, {knob: value}, bare, {knob: way})
+        settings = {**BESIDE.get(knob, {}), knob: value}
+        found = self.run_with(path, settings, bare, {**dict.fromkeys(settings, "agent"), knob: way})
         report = found["knobs"].get(knob)
         if report is None:
             return "–"  # nothing was trained, so nothing was reported

@@ -68,6 +68,30 @@ class Same(unittest.TestCase):
     def test_loss_outside(self):
         self.compare(lambda: gpt(returns="logits"), tokens(6), outside, how="computed again")
 
+    def test_one_label_a_sample_that_may_not_count(self):
+        """Of some batches the first and last samples all count, of others not."""
+
+        class Scores(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+
+            def forward(self, x, labels):
+                return F.cross_entropy(self.body(x), labels)
+
+        def rows(step):
+            g = torch.Generator().manual_seed(step)
+            labels = torch.randint(0, 4, (16,), generator=g)
+            labels[step % 7 :: 5] = -100
+            return torch.randn(16, 8, generator=g), labels
+
+        def make():
+            torch.manual_seed(0)
+            return Scores()
+
+        batches = [rows(i) for i in range(12)]
+        self.compare(make, batches, lambda model, batch: model(*batch), how="labels other than -100")
+
     def test_uneven_last_batch(self):
         batches = [*tokens(3), tokens(1, batch=7)[0], tokens(1, batch=3)[0], tokens(1, batch=1)[0]]
         self.compare(lambda: gpt(returns="both"), batches, both)

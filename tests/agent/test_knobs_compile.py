@@ -86,6 +86,11 @@ class Compile(unittest.TestCase):
         self.assertIn("1 graph, 0 graph breaks", report["how"])
         self.assertEqual(self.reports["checkpoint"]["effective"], "all")
 
+    def test_with_a_budget_of_activations(self):
+        report = self.tuned(activation_memory_budget="0.25")
+        self.assertEqual((report["effective"], report["objects"]), ("default", 1), report)
+        self.assertEqual(self.reports["activation_memory_budget"]["effective"], "0.25")
+
     @QUICK
     def test_a_model_of_a_class_of_pytorchs_own(self):
         # What `module.compile()` compiles of it is passed over without a word.

@@ -15,5 +15,6 @@ mod pyenv;
 mod ranks;
 mod several;
 mod siege;
+mod sweep;
 mod tune;
 mod wrappers;

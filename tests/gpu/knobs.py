@@ -58,6 +58,15 @@ LAUNCHES = [
         EXACT,
         False,
     ),
+    ("the idle model in host memory", "gan", {"idle_models": "host"}, 30, EXACT, False),
+    (
+        "compiled, a part of the activations kept",
+        "gpt",
+        {"compile": "default", "activation_memory_budget": "0.5"},
+        90,
+        PRECISION,
+        True,
+    ),
     ("compiled", "gpt", {"compile": "default"}, 90, PRECISION, False),
 ]
 

@@ -52,8 +52,9 @@ fn a_report_is_drawn_read_and_walked_through_and_asks_nobody() {
 
     let on_gpu = report(&Search::on_a_gpu(), &gpu);
     browser.open(&on_gpu);
-    assert_eq!(browser.eval("document.documentElement.dataset.drawn"), json!("7"), "losses too");
-    assert_eq!(browser.eval(DRAWN), json!(7));
+    assert_eq!(browser.eval("document.documentElement.dataset.drawn"), json!("10"), "losses and curves too");
+    assert_eq!(browser.eval(DRAWN), json!(10));
+    what_should_fit_where(&mut browser);
     looks(&mut browser, &on_gpu, "gpu");
 
     browser.view(DESK);
@@ -205,3 +206,15 @@ const TOO_FAINT: &str = "(() => {
     }
     return [...faint];
 })()";
+
+/// The sizes of cards and a row for each rung that lowers memory; the curves answer to keys.
+fn what_should_fit_where(browser: &mut Browser) {
+    let cells = "[...document.querySelectorAll('#where tbody tr')].map(r => r.textContent).length";
+    assert_eq!(browser.eval(cells), json!(3), "as it is, amp, checkpointing");
+    let row = "document.querySelector('#where tbody tr').querySelectorAll('td')[3].textContent";
+    assert_eq!(browser.eval(row), json!("83"), "(24 GiB x 0.94 - 1.29 GiB) / 262 MiB");
+    browser.eval("document.getElementById('curve-bytes-0').focus()");
+    browser.press("End");
+    let spoken = browser.eval("document.getElementById('spoken').textContent");
+    assert!(spoken.as_str().unwrap().contains("batch 64"), "{spoken}");
+}

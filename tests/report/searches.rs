@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 
 use autofit::journal::{Journal, SearchKey};
 use autofit::model::event::Phase;
-use autofit::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Timing};
+use autofit::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use autofit::model::parity::{Compared, Figure, Outcome, Quantity};
 use autofit::model::plan::Device;
 use autofit::model::trace::{AllocatorTrace, MemoryTrace};
 use autofit::model::{
-    Configuration, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, VERSION, Verdict,
+    Configuration, Failure, FailureFields, FailureKind, Inspection, Knob, Observation, Purpose, VERSION,
+    Verdict,
 };
 use autofit::report::TuneResult;
 use autofit::report::assemble::SummaryInput;
 use autofit::report::machine::{Accelerator, Machine};
 use autofit::report::result::{Advice, Files, Isolation, Skipped, Status};
+use serde_json::json;
 
 const MIB: u64 = 1 << 20;
 
@@ -60,12 +62,38 @@ impl Search {
     pub fn on_a_gpu() -> Self {
         let mut s = Self::new(Device::Cuda, 24 * 1024);
         s.fit(Purpose::Baseline, "", 18_100, 412.0, 3.0);
+        s.observations[0].inspection = Some(with_a_batch_of(64));
+        s.sweep(18_100);
         s.fit(Purpose::Climb, "amp=bf16", 11_900, 803.0, 9.0);
         s.fit(Purpose::Climb, "amp=bf16,optimizer=fused", 11_905, 851.0, 8.0);
         s.fit(Purpose::Climb, "amp=bf16,compile=default,optimizer=fused", 10_700, 1204.0, 11.0);
         s.fit(Purpose::Confirm, "amp=bf16,compile=default,optimizer=fused", 10_950, 1197.0, 10.0);
-        s.winner = Some(4);
+        s.winner = Some(5);
         s
+    }
+
+    /// In turns with the script as it is: two rungs and two smaller batches.
+    fn sweep(&mut self, peak: u64) {
+        self.fit(Purpose::Sweep, "", peak, 410.0, 3.0);
+        let window = |set: &str, ratio: f64, peak: u64, seconds: f64| Window {
+            settings: settings(set),
+            steps: 12,
+            ratio: Some(Ratio { ratio, interval: (ratio * 0.99, ratio * 1.01) }),
+            step_seconds: seconds,
+            samples_per_step: 64.0,
+            peak: Some(peak * MIB),
+            ..Window::default()
+        };
+        self.observations.last_mut().unwrap().windows = vec![
+            window("amp=bf16", 1.95, 11_900, 0.08),
+            window("checkpoint=all", 0.76, 6_300, 0.205),
+            Window {
+                why_not: Some("the script has no optimizer of torch.optim".into()),
+                ..window("optimizer=fused", 1.0, 0, 0.0)
+            },
+            window("batch_size=16", 0.82, 5_500, 0.048),
+            window("batch_size=32", 0.93, 9_690, 0.084),
+        ];
     }
 
     /// The same search after its command and its output were made to look like parts of a page.
@@ -162,7 +190,7 @@ impl Search {
                 covers: "the working directory, HOME, /tmp".into(),
                 not_covered: vec!["the network".into()],
             },
-            inspection: None,
+            inspection: self.observations.iter().find_map(|o| o.inspection.clone()),
             observations: self.observations.clone(),
             predictions: BTreeMap::new(),
             winner: self.winner,
@@ -316,8 +344,23 @@ impl Search {
             tail: vec![],
             inspection: None,
             ranks: Vec::new(),
+            windows: Vec::new(),
         }
     }
+}
+
+/// A script whose own option sets the batch.
+fn with_a_batch_of(batch: u32) -> Inspection {
+    serde_json::from_value(json!({
+        "version": VERSION, "device": "cuda", "frameworks": {"torch": "2.11.0"}, "options": null,
+        "loaders": [], "roots": [], "detected": null,
+        "launched": {"command": ["python", "train.py"], "python": "python", "world_size": 1},
+        "knobs": [{
+            "knob": "batch_size", "class": "dynamics", "way": "option", "how": "--batch-size", "why_not": null,
+            "args": ["--batch-size={value}"], "env": {}, "current": batch.to_string(),
+        }],
+    }))
+    .unwrap()
 }
 
 /// What looks like parts of a page, of a table and of a fence.

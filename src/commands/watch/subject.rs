@@ -261,6 +261,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         options: Default::default(),
         script_accumulation: 0,
         // Nothing is measured to an end, so the first steps are enough.
+        windows: Vec::new(),
         schedule: Schedule {
             warmup_steps: 1,
             min_steps: 1,

@@ -32,6 +32,8 @@ impl Page<'_> {
                 @if !self.ladder.is_empty() { (section("ladder", "The ladder as it was climbed", &self.ladder_table())) }
                 @if !self.dots.is_empty() { (section("tradeoff", "Throughput against memory", &self.scatter())) }
                 @if !self.traces.is_empty() { (section("memory", "Memory over time", &self.memory())) }
+                @if !self.curves.is_empty() { (section("batch", "How it grows with the batch", &self.curves_html())) }
+                @if let Some(t) = &self.result.would_fit { (section("where", "What should fit where", &self.would_fit_html(t))) }
                 @if let Some(l) = &self.losses { (section("losses", "Does it train alike?", &self.loss_chart(l))) }
                 @if !self.times.is_empty() { (section("time", "Where the time went", &self.time_table())) }
                 (section("environment", "Environment", &self.surroundings()))
@@ -50,6 +52,7 @@ impl Page<'_> {
             "memory_name": self.memory_name(),
             "dots": dots(&self.dots, ""),
             "traces": self.traces.iter().map(trace).collect::<Vec<_>>(),
+            "curves": self.curves.iter().map(super::sizes::Curve::data).collect::<Vec<_>>(),
             "losses": self.losses.as_ref().map(|l| json!({"reference": l.reference, "winner": l.winner})),
         })
     }
@@ -274,7 +277,7 @@ impl Comparison<'_> {
         let all = [dots(&a.dots, "A"), dots(of_b, "B")].concat();
         let memory_name = if a.memory_name() == b.memory_name() { a.memory_name() } else { "memory" };
         let cap = (a.result.cap.bytes == b.result.cap.bytes).then_some(a.result.cap.bytes).flatten();
-        let data = json!({"unit": unit, "cap": cap, "cap_in_sight": a.cap_in_sight() || b.cap_in_sight(), "memory_name": memory_name, "dots": all, "traces": [], "losses": null});
+        let data = json!({"unit": unit, "cap": cap, "cap_in_sight": a.cap_in_sight() || b.cap_in_sight(), "memory_name": memory_name, "dots": all, "traces": [], "curves": [], "losses": null});
         let body = html! {
             header class="wide" {
                 p class="brand" { "autofit" span { "comparison" } }

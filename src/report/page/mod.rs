@@ -21,6 +21,7 @@ mod markdown;
 mod model;
 mod parts;
 mod shell;
+mod sizes;
 
 pub use comparison::Comparison;
 pub use model::Page;

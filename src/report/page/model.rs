@@ -1,6 +1,7 @@
 //! [`TuneResult`] and observations -> [`Page`], everything that the report shows.  Pure.
 
 use super::commands::{self, Command};
+use super::sizes::Curve;
 use super::{charts, head};
 use crate::model::size::Bytes;
 use crate::model::trace::MemoryTrace;
@@ -33,6 +34,8 @@ pub struct Page<'a> {
     pub dots: Vec<Dot>,
     /// Memory over time.
     pub traces: Vec<Trace>,
+    /// Batch sizes that were measured in one launch.
+    pub curves: Vec<Curve>,
     /// Loss of the winner beside the script as it is.
     pub losses: Option<Losses>,
     /// How the winner trains, in a sentence.
@@ -175,6 +178,7 @@ impl<'a> Page<'a> {
             ladder: charts::ladder(result, winner),
             dots: charts::dots(result, winner, unit),
             traces: charts::traces(result, observations, winner),
+            curves: result.trials.iter().filter_map(Curve::of).collect(),
             losses: result.winner.as_ref().and_then(|w| charts::losses(w, result, observations)),
             parity: result.winner.as_ref().and_then(|w| table::trains_alike(w, result)),
             times: charts::times(result, observations),

@@ -105,6 +105,27 @@ fn a_short_update_is_no_reason_for_a_launch() {
     assert_eq!(why(&run, "compile"), "there is no compiler", "{run}");
 }
 
+/// Only a compiled model with one of the budgets fits: the smaller one, or the larger one.
+#[test]
+fn budgets_are_rungs_of_a_compiled_model_and_no_order_of_them_is_taken_for_granted() {
+    for (half, quarter, fits) in [(0.9, 0.45, "0.25"), (0.45, 0.9, "0.5")] {
+        let budget = Knob::ActivationMemoryBudget;
+        let mut machine = cuda()
+            .knob(budget, "0.5", 0.9, half)
+            .knob(budget, "0.25", 0.8, quarter)
+            .set(|m| (m.cap, m.batch_norm, m.blocks) = (8_000 << 20, true, false));
+        for ((knob, _), memory) in &mut machine.memory {
+            *memory = if [budget, Knob::Compile].contains(knob) { *memory } else { 1.0 };
+        }
+        let run = machine.search(&machine.plan());
+        assert_eq!(run.winner().text(budget), Some(fits), "{run}");
+        let alone = |o: &&crate::model::Observation| {
+            o.settings.get(budget).is_some() && o.settings.get(Knob::Compile).is_none()
+        };
+        assert_eq!(run.history.iter().filter(alone).count(), 0, "{run}");
+    }
+}
+
 #[test]
 fn memory_that_runs_out_in_evaluation_is_answered_between_the_phases() {
     let machine = cuda().set(|m| m.cap = 9_000 << 20).law(|c, mut law| {

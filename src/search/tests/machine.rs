@@ -7,7 +7,7 @@ use crate::model::event::{KnobReport, Phase, Record};
 use crate::model::inspection::{
     BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
 };
-use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Timing};
+use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use crate::model::plan::Device;
 use crate::model::{
     Configuration, Event, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, TrialSpec,
@@ -82,6 +82,8 @@ pub struct Machine {
     pub kernels: bool,
     /// Launches (counted from 1) that other load spoils.
     pub disturbed: Vec<u32>,
+    /// Settings can be turned between two steps.
+    pub sweeps: bool,
     pub law: LawOf,
 }
 
@@ -112,6 +114,7 @@ impl Machine {
             cpu_bf16: false,
             kernels: false,
             disturbed: Vec::new(),
+            sweeps: true,
             law: Box::new(|_, law| law),
         };
         for (knob, value, speed, memory) in [
@@ -423,6 +426,7 @@ impl Machine {
             }),
             ..blank()
         };
+        observation.windows = self.windows(&observation, &spec.windows);
         let mut references = References::default();
         history.iter().for_each(|o| references.learn(o));
         let found = history.iter().find_map(|o| o.inspection.as_ref());
@@ -431,6 +435,40 @@ impl Machine {
             (observation.verdict, observation.why) = (Verdict::Diverged, d.to_string());
         }
         observation
+    }
+
+    /// What a sweep shows: it ends where memory runs out or the script fails.
+    fn windows(&self, base: &Observation, asked: &[Configuration]) -> Vec<Window> {
+        let mut ended = (base.verdict != Verdict::Fit).then(|| "the launch had ended".to_owned());
+        let one = |settings: &Configuration| {
+            let blank = Window { settings: settings.clone(), ..Window::default() };
+            let law = self.truth(settings);
+            let why_not = if !self.sweeps {
+                Some("nothing can be turned between two steps".to_owned())
+            } else {
+                law.not_applied.map(|knob| format!("{knob} is not in force")).or_else(|| ended.clone())
+            };
+            if why_not.is_some() {
+                return Window { why_not, ..blank };
+            }
+            let too_large = law.peak * MIB as f64 > self.cap as f64;
+            if too_large || matches!(law.end, Some(Verdict::Failed | Verdict::Timeout)) {
+                ended = Some("the launch had ended".to_owned());
+                return Window { too_large, why_not: Some("it ended the launch".to_owned()), ..blank };
+            }
+            let error = 0.3 * self.noise;
+            let rate = law.rate / self.truth(&base.settings).rate;
+            let ratio = rate * (error * self.normal(settings, base.trial)).exp();
+            let interval = (ratio * (-1.96 * error).exp(), ratio * (1.96 * error).exp());
+            Window {
+                steps: 12,
+                ratio: Some(Ratio { ratio, interval }),
+                samples_per_step: law.samples,
+                peak: Some((law.peak * MIB as f64) as u64),
+                ..blank
+            }
+        };
+        asked.iter().map(one).collect()
     }
 
     /// Standard normal, the same for the same launch.
@@ -503,6 +541,11 @@ impl std::fmt::Display for Run {
     }
 }
 
+fn window(w: &Window) -> String {
+    let said = w.ratio.map_or_else(|| w.why_not.clone().unwrap_or_default(), |r| format!("{:.3}", r.ratio));
+    format!("\n             {:60} {said}", w.settings.to_string())
+}
+
 pub fn table(history: &[Observation]) -> String {
     let line = |o: &Observation| {
         let rate = o.timing.as_ref().map_or(String::new(), |t| format!("{:.1}", t.samples_per_second));
@@ -514,7 +557,7 @@ pub fn table(history: &[Observation]) -> String {
             o.verdict.name(),
             rate,
             o.peak().map(|p| p / MIB)
-        )
+        ) + &o.windows.iter().map(window).collect::<String>()
     };
     history.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::CPU;
 use super::machine::{Machine, Run};
-use crate::model::{Configuration, Knob, Purpose, Verdict};
+use crate::model::{Configuration, Knob, Observation, Purpose, Verdict};
 use crate::search::{Next, SearchPlan, expectations, next};
 
 /// Machines of many kinds, from a number.
@@ -69,7 +69,8 @@ fn nothing_is_launched_beyond_its_repeats() {
         let machine = some_machine(n);
         let run = machine.search(&machine.plan());
         let mut counts: BTreeMap<(Configuration, bool), usize> = BTreeMap::new();
-        for o in run.history.iter().filter(|o| o.verdict != Verdict::Disturbed) {
+        let alone = |o: &&Observation| o.purpose != Purpose::Sweep && o.verdict != Verdict::Disturbed;
+        for o in run.history.iter().filter(alone) {
             *counts.entry((o.settings.clone(), o.purpose == Purpose::Confirm)).or_default() += 1;
         }
         for ((settings, confirm), count) in counts {

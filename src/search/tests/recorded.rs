@@ -35,14 +35,14 @@ fn a_recorded_search_is_replayed_to_the_same_end() {
 #[test]
 fn what_was_not_recorded_is_not_made_up() {
     let machine = Machine::cpu(700);
-    let spec = TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline };
+    let spec = TrialSpec::new(Configuration::baseline(), Purpose::Baseline);
     let one: Vec<Observation> = vec![machine.launch(&spec, &[])];
     let mut executor = RecordedExecutor::from_json(&serde_json::to_string(&one).unwrap()).unwrap();
     runtime().block_on(async {
         assert!(executor.run(1, &spec).await.is_ok());
         let again = executor.run(2, &spec).await.unwrap_err();
         assert_eq!(again.to_string(), "the grid has no launch 2 of as the script is");
-        let other = TrialSpec { settings: settings("accumulation=2"), purpose: Purpose::Climb };
+        let other = TrialSpec::new(settings("accumulation=2"), Purpose::Climb);
         assert!(executor.run(2, &other).await.is_err());
     });
     assert!(RecordedExecutor::from_json("{}").is_err());

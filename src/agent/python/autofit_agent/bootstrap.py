@@ -39,6 +39,7 @@ _WITH_TORCH = {
         "fingerprints",
         "quiet",
         "profile",
+        "windows",
     ),
     "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
     # Turns nothing and ends nothing.

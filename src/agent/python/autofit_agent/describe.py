@@ -75,6 +75,7 @@ def describe_root(root, module, args, kwargs, torch):
         "class": root.name,
         "parameters": total,
         "serves": root.serves,
+        "inference_mode": torch.is_inference_mode_enabled(),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "bytes": sum(t.numel() * t.element_size() for t in (*parameters, *buffers)),
         "blocks": blocks.blocks_info(blocks.find_blocks(module, torch), total),

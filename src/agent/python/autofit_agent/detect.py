@@ -44,6 +44,7 @@ class Detect:
         self._ours = 0  # > 0 while the agent's own autocast is being entered
         self._scalers = weakref.WeakSet()
         self.scaling = None  # the agent's own gradient scaler (knobs/scaling.py)
+        self._others = []  # weak references to modules that are called and are no roots
         self._told = None
         self._lacks = None
         self.keeps_zeros = False  # the script passes set_to_none=False to a zero_grad
@@ -71,6 +72,8 @@ class Detect:
         # Before the step: whoever is told of its end already finds it counted.
         self._handle = register(self._updated)
         self.session.roots.on_found.append(self._found)
+        if self.session.plan.inspect:
+            self.session.roots.on_other.append(self._other)
         self.session.root_calls.append(self)
         self.session.on_step(self._stepped)
 
@@ -133,6 +136,11 @@ class Detect:
             self.amp = NAMES.get(str(first.dtype)[6:]) or self.script_autocast(first.device.type)
         if root.index == 0:
             self.tell()
+
+    def _other(self, module):
+        """A module is called that trains nothing then: a frozen one, or one without gradients."""
+        if next(module.parameters(), None) is not None:
+            self._others.append(weakref.ref(module))
 
     def failed(self, _module, _error):
         """A root's call raised: what was seen of the script until then is told."""
@@ -240,6 +248,7 @@ class Detect:
             "alloc_conf": os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF"),
             "optimizers": list(self.optimizers),
             "roots": len(roots),
+            "others": self._count_others(modules),
             "grad_scaler": self.own_scaler(),
             "double_backward": self.double_backward,
             "samples_per_step": samples.last if samples is not None else 0,
@@ -253,6 +262,12 @@ class Detect:
             "deterministic": self._deterministic(),
             "compile_lacks": self._compile_lacks(),
         }
+
+    def _count_others(self, modules):
+        """Modules that were called and belong to none of the roots."""
+        ours = {id(inner) for module in modules for inner in module.modules()} if self._others else ()
+        found = [reference() for reference in self._others]
+        return sum(one is not None and id(one) not in ours for one in found)
 
     def _deterministic(self):
         torch = self.torch

@@ -35,8 +35,12 @@ class Ending:
         self._stop_at = None
 
     def enough(self):
-        """The schedule is satisfied; a confirm trial goes on to what lies beyond, a profile for one step."""
-        if self.session.plan.coverage is None and not self.session.plan.profile:
+        """The schedule is satisfied.
+
+        A confirm trial goes on to what lies beyond, a profile for one step, a sweep to its windows.
+        """
+        plan = self.session.plan
+        if plan.coverage is None and not plan.profile and not plan.windows:
             self.now("measured")
 
     def now(self, reason):

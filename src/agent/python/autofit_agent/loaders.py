@@ -23,6 +23,7 @@ class Loaders:
         self.session = session
         self.built = 0
         self.training = set()
+        self.sites = {}  # index -> where in the script it was built
         self._loaders = {}  # index -> weak reference
         self._copied = None  # the loader that a framework is making a copy of
 
@@ -94,6 +95,7 @@ class Loaders:
         object.__setattr__(loader, "_autofit_index", index)
         object.__setattr__(loader, "_autofit_site", site)
         self._loaders[index] = weakref.ref(loader)
+        self.sites[index] = site
         if self._copied is not None:
             return
         self.tell(loader)

@@ -79,7 +79,8 @@ class Roots:
 
     layers: objects with `around(root, call, args, kwargs)`, outermost first; each gets the next one as
     `call`. on_found(root, args, kwargs): before the first call. on_first_output(root): after the first call
-    with gradients. The hooks in `session.root_calls` are told of every call, with the module itself.
+    with gradients. on_other(module): the first call of a module that is no root, while roots are looked for.
+    The hooks in `session.root_calls` are told of every call, with the module itself.
     """
 
     FIRST_LOOK = 2  # optimizer steps before the search for roots may end
@@ -93,11 +94,13 @@ class Roots:
         self.layers = []
         self.on_found = []
         self.on_first_output = []
+        self.on_other = []
         self.detecting = False
         self.serving = False  # the script was seen to work without ever training
         self.optimizers = weakref.WeakSet()
         self.steps = 0
         self._known = {}
+        self._others = {}  # id of a module that is no root -> (weak reference, layer of its calls or None)
         self._depth = _Depth()
         self._wrapped = {}
         self._plain_call = None
@@ -118,9 +121,12 @@ class Roots:
         plain = module_class.__call__
 
         def __call__(module, *args, **kwargs):
-            if compiling() or depth.value or not self._is_root(module, args, kwargs):
+            if compiling() or depth.value:
                 return plain(module, *args, **kwargs)
-            self._register(module, args, kwargs)
+            if self._is_root(module, args, kwargs):
+                self._register(module, args, kwargs)
+            elif not self.on_other or not self._new_other(module):
+                return plain(module, *args, **kwargs)
             return type(module).__call__(module, *args, **kwargs)
 
         self._plain_call = plain
@@ -153,6 +159,7 @@ class Roots:
         if not self.detecting and not self.layers and not self.session.root_calls:
             self.undo()
             self._known.clear()
+            self._others.clear()
 
     def optimizer_built(self, optimizer):
         """A new optimizer may train a module that was not called yet."""
@@ -181,6 +188,11 @@ class Roots:
             if any(p.requires_grad and id(p) not in owned for p in parameters_of(optimizer)):
                 return False
         return True
+
+    def of(self, module):
+        """The root that this module is, or None."""
+        found = self._known.get(id(module))
+        return found[0] if found is not None and found[1]() is module else None
 
     def inside(self):
         """Whether this thread is in a root's call."""
@@ -245,6 +257,26 @@ class Roots:
         with self.torch.inference_mode(False):
             self._tell(self.on_found, "root.found", root, args, kwargs)
 
+    def _new_other(self, module):
+        """Tells of a module that is no root, not of those below it; whether its calls then have a layer."""
+        known = self._others.get(id(module))
+        if (known is not None and known[0]() is module) or self.tracing():
+            return False
+        for inner in module.modules():
+            self._others[id(inner)] = (weakref.ref(inner), None)
+        with self.torch.inference_mode(False):
+            self._tell(self.on_other, "root.other", module)
+        return self._layer_of(module) is not None
+
+    def _layer_of(self, module):
+        known = self._others.get(id(module))
+        return known[1] if known is not None and known[0]() is module else None
+
+    def also(self, module, layer):
+        """Calls of a module that is no root go through `layer(call, args, kwargs)`."""
+        self._others[id(module)] = (weakref.ref(module), layer)
+        self._wrap_class(type(module))
+
     def _emit(self, root):
         if root.info is not None and root.index < describe.ROOTS_TOLD:
             self.session.emit("root", **root.info)
@@ -267,7 +299,11 @@ class Roots:
             found = known.get(id(module))
             if found is None or found[1]() is not module:
                 if not self._is_root(module, args, kwargs):
-                    return call(*args, **kwargs)
+                    layer = self._layer_of(module)
+                    if layer is None:
+                        return call(*args, **kwargs)
+                    with self.hidden():
+                        return layer(call, args, kwargs)
                 self._register(module, args, kwargs)
                 found = known[id(module)]
             elif self.passes_through(args, kwargs):

@@ -160,8 +160,10 @@ def most_uneven(leaves, found):
         counts = counter.rows(by_path[counter.path])
         high = int(counts.argmax())
         low = int(counts.masked_fill(counts == 0, int(counts[high])).argmin())  # a mean over none is none
+        if int(counts[low]) == int(counts[high]):
+            low = int(counts.argmin())  # one label a sample: where it does not count, neither does the sample
         pair = (min(low, high), max(low, high))
-        if int(counts[low]) != int(counts[high]) and int(counts[low]) > 0 and pair not in pairs:
+        if int(counts[low]) != int(counts[high]) and pair not in pairs:
             pairs.append(pair)
             values.append(counter.ignored)
     return pairs, values

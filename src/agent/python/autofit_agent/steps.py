@@ -65,7 +65,7 @@ class Steps:
         self._unsettled = deque()
         self._written = 0.0
         self._handles = []
-        self._unsteady = False  # something was compiled in the step under way
+        self.unsteady_step = False  # something was compiled in the step under way
         self._restarts = 0
         self._update_began = 0.0
         self._updating = 0.0  # seconds inside optimizers since the last step ended
@@ -147,8 +147,7 @@ class Steps:
         if not self._is_counted(source):
             return
         self.begun()
-        again = self._unsteady and self._restarts < MOST_RESTARTS
-        self._unsteady = False
+        again = self.unsteady_step and self._restarts < MOST_RESTARTS
         measured = self._measuring and not again
         fields = self.session.record("step")
         fields["index"] = self.index
@@ -156,6 +155,7 @@ class Steps:
         fields["rss"] = self._resident()
         for take in self.take:
             take(fields)
+        self.unsteady_step = False
         lap = self._clock.lap()
         self._unsettled.append((fields, lap, measured))
         if 0 < self.index <= UPDATES_TIMED and isinstance(self._clock, HostClock):
@@ -165,7 +165,7 @@ class Steps:
         self.session.steps = self.index
         self.settle()
         self.session.step_ended(self.index - 1)
-        if again:
+        if again and not self.enough:
             self._restarts += 1
             self._restart()
         self._decide()
@@ -181,7 +181,7 @@ class Steps:
 
     def unsteady(self):
         """The step under way is no measure of the others: something was compiled in it."""
-        self._unsteady = True
+        self.unsteady_step = True
 
     def update_share(self):
         """The part of a step that optimizers take; None where it was not measured."""

@@ -29,3 +29,28 @@ def write_tf32(torch, on):
     else:
         for place in (cuda.matmul, cudnn.conv, cudnn.rnn):
             place.fp32_precision = "tf32" if on else "ieee"
+
+
+def remember_tf32(torch):
+    """A function that gives back what is in force now."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    if read_tf32(torch)[2].endswith("allow_tf32"):
+        products, convolutions = cuda.matmul.allow_tf32, cudnn.allow_tf32
+        try:
+            word = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            word = None
+
+        def give_back():
+            cuda.matmul.allow_tf32, cudnn.allow_tf32 = products, convolutions
+            if word is not None:
+                torch.set_float32_matmul_precision(word)
+    else:
+        places = (cuda.matmul, cudnn.conv, cudnn.rnn)
+        words = [place.fp32_precision for place in places]
+
+        def give_back():
+            for place, word in zip(places, words):
+                place.fp32_precision = word
+
+    return give_back

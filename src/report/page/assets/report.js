@@ -296,6 +296,25 @@
       lines: ["as the script is " + figure(reference[i]), "winner’s settings " + figure(winner[i])],
     })));
   }
+  // Points and the line through them.
+  function curve(place, c, name) {
+    const of = name === "bytes" ? { values: c.bytes, line: c.memory, text: bytes } : { values: c.seconds, line: c.time, text: (s) => plain(s * 1000) + " ms" };
+    const right = c.batch[c.batch.length - 1] * 1.08;
+    const at = [0, ...c.batch, right];
+    const fit = at.map((b) => (of.line ? of.line[0] + of.line[1] * b : null));
+    const accent = colour("accent");
+    const ticks = name === "bytes" ? { incrs: BYTE_STEPS, values: byteTicks } : { values: (_, s) => s.map((v) => plain(v * 1000) + " ms") };
+    chart(place, {
+      along: true,
+      padding: [6, 14, 0, 0],
+      scales: { x: { time: false, range: [0, right] }, y: { range: [0, Math.max(...of.values, ...fit.filter((v) => v !== null)) * 1.1] } },
+      axes: [axis({ size: 24, gap: 4, space: 50 }), axis({ size: 62, space: 36, ...ticks })],
+      series: [{}, { stroke: colour("reference"), width: 1.5, points: { show: false } }, { stroke: accent, width: 0, points: { show: true, size: 8, fill: accent, stroke: accent } }],
+      cursor: { y: false },
+    }, [at, fit, [null, ...of.values, null]], (u) => c.batch.map((b, i) => ({
+      left: u.valToPos(b, "x"), top: u.valToPos(of.values[i], "y"), head: of.text(of.values[i]), lines: ["batch " + b],
+    })));
+  }
   const figure = (x) => (x == null ? "-" : x.toPrecision(6));
 
   function draw() {
@@ -304,6 +323,7 @@
     const place = (id) => document.getElementById(id);
     if (place("scatter")) scatter(place("scatter"));
     data.traces.forEach((t, i) => trace(place("trace-" + i), t));
+    data.curves.forEach((c, i) => ["bytes", "seconds"].forEach((name) => curve(place("curve-" + name + "-" + i), c, name)));
     if (place("loss")) losses(place("loss"));
     document.documentElement.dataset.drawn = String(plots.length);
   }

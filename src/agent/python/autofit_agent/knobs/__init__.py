@@ -12,7 +12,10 @@ from . import (
     empty_cache,
     environment,
     flags,
+    idle_models,
+    inference_mode,
     inplace,
+    memory_budget,
     offload,
     optimizer,
     set_to_none,
@@ -45,6 +48,9 @@ KINDS = {
         empty_cache.EmptyCache,
         inplace.Inplace,
         strategy.Processes,
+        memory_budget.MemoryBudget,
+        idle_models.IdleModels,
+        inference_mode.InferenceMode,
     )
 }
 
@@ -89,8 +95,7 @@ class Knobs:
         """Once torch is there, before the script builds anything."""
         for knob in self.all:
             self._try(knob, knob.start)
-        layers = [knob for knob in self.all if knob.layer is not None]
-        self.roots.layers.extend(sorted(layers, key=lambda knob: knob.layer))
+        self.roots.layers.extend(layers(self.all))
         self.roots.on_found.append(self._found)
         self.roots.on_first_output.append(self._called)
         self.session.on_step(self.stepped)
@@ -104,7 +109,8 @@ class Knobs:
 
     def changed(self, knob):
         """A knob turned out not to be in force: said at once, even if it was reported as in force before."""
-        self.tell(knob)
+        if knob.told:
+            self.tell(knob)
 
     def tell(self, knob):
         try:
@@ -134,7 +140,7 @@ class Knobs:
 
     def _found(self, root, args, kwargs):
         for knob in self.all:
-            self._try(knob, knob.on_root, root, args, kwargs)
+            self._try(knob, knob.meet, root, args, kwargs)
 
     def _called(self, root):
         if root.index == 0:
@@ -148,3 +154,8 @@ class Knobs:
         except Exception as error:
             knob.refuse("the agent failed: %s: %s" % (type(error).__name__, error))
             self.session.fault("knob." + knob.name, error)
+
+
+def layers(knobs):
+    """Those that act around a root's call, outermost first."""
+    return sorted((knob for knob in knobs if knob.layer is not None), key=lambda knob: knob.layer)

@@ -27,6 +27,7 @@ class Accumulation(Knob):
     name = "accumulation"
     layer = 10
     per_root = True
+    learns = True  # the tests of its rules cost several calls of the model
 
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
@@ -38,20 +39,30 @@ class Accumulation(Knob):
         self.handle = None
         self.classes = None
 
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
+
     def start(self):
-        if not self.acts or self.wanted == 1:
-            return
+        if self.acts and self.wanted > 1:
+            self.classes = outcome.Classes(self.torch)
+            self.resume()
+
+    def resume(self):
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-        self.classes = outcome.Classes(self.torch)
         before = self.session.guard("accumulation before step")(self._before_step)
         self.handle = register_optimizer_step_pre_hook(lambda *_: before())
 
     def undo(self):
         self.states.clear()
+        self.pause()
+
+    def pause(self):
         self.waiting = []
         if self.handle is not None:
             self.handle.remove()
+            self.handle = None
 
     # Before the first call.
 

@@ -25,6 +25,10 @@ class Amp(Knob):
         self.names = []
         self.scaling = None
 
+    @classmethod
+    def turns_between_steps(cls, value):
+        return value != "fp16"  # whose gradient scale goes on from step to step
+
     def start(self):
         if self.acts and self.wanted == "fp16":
             self.scaling = Scaling(self)
@@ -87,7 +91,7 @@ class Amp(Knob):
 
     def around(self, root, call, args, kwargs):
         torch = self.torch
-        if root.training_calls == 0:
+        if self.first(root):
             call = self._watched(root, call)
         if not self.acts or self.wanted == "off" or self.reason is not None:
             return call(*args, **kwargs)
@@ -102,7 +106,7 @@ class Amp(Knob):
             if self.inside is None:
                 self.inside = detect.script_autocast(device)
             output = call(*args, **kwargs)
-        if root.training_calls == 0 and detect.amp_inside:
+        if self.first(root) and detect.amp_inside:
             self.refuse("%s has autocast of its own inside" % root.name)
 
         def widen(_, leaf):

@@ -13,6 +13,8 @@ class Knob:
     layer = None  # place among the layers around a root's call: lower is further out
     serves = False  # also where nothing is trained
     per_root = False  # reported as soon as the first training call of a root has ended
+    learns = False  # what it has found out is worth keeping while it is not in force (windows/turning.py)
+    told = True  # its reports are the launch's; those of a window's knobs stand in the window's record
 
     def __init__(self, session, wanted, way):
         self.session = session
@@ -23,19 +25,40 @@ class Knob:
         self.how = ""
         self.objects = 0
         self.applied = False
+        self._met = {}  # index of a root -> its training calls before the knob met it
 
     @property
     def torch(self):
         return self.session.torch
 
+    @classmethod
+    def turns_between_steps(cls, _value):
+        """Whether this value can be applied to roots that are known already, and taken away without a trace.
+
+        `Knob::turns_between_steps` of the launcher says the same.
+        """
+        return False
+
     def start(self):
-        """Called once torch is there, before the script builds anything."""
+        """Called once torch is there, before the script builds anything; a window's knob, between steps."""
 
     def requires(self, root, args, kwargs):
         """None, or why it cannot be applied to this root."""
 
     def apply(self, root, args, kwargs):
         """Applies it to a root, before its first call."""
+
+    def meet(self, root, args, kwargs):
+        """Before the first call of a root that the knob sees."""
+        self._met.setdefault(root.index, root.training_calls)
+        self.on_root(root, args, kwargs)
+
+    def has_met(self, root):
+        return root.index in self._met
+
+    def first(self, root):
+        """Whether no training call of this root has ended since the knob met it."""
+        return root.training_calls == self._met.get(root.index, 0)
 
     def on_root(self, root, args, kwargs):
         """A root was found: the knob is applied to it unless something stands against it."""
@@ -81,6 +104,12 @@ class Knob:
 
     def undo(self):
         """Leaves the process as if the knob had not been turned."""
+
+    def pause(self):
+        """The same for a while, of a knob that `learns`."""
+
+    def resume(self):
+        """In force again."""
 
     def report(self):
         """`KnobReport` of the contract, without what was requested."""

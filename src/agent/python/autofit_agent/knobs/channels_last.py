@@ -25,6 +25,11 @@ class ChannelsLast(Knob):
         self.tried = set()
         self.seen = 0  # outputs of convolutions in channels_last, in the calls that were tried
         self.names = []
+        self.turned = []  # (tensor, its strides before)
+
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
 
     def requires(self, root, args, kwargs):
         module, torch = root.module, self.torch
@@ -52,12 +57,15 @@ class ChannelsLast(Knob):
         if not self.wanted:
             return
         self.layers[id(root)] = convolutions(root.module, self.torch)
-        self._convert(self.layers[id(root)], formats(self.torch))
-
-    def _convert(self, layers, wanted):
-        for m in layers:
+        for m in self.layers[id(root)]:
             weight = m._parameters["weight"]
-            weight.data = weight.data.contiguous(memory_format=wanted[weight.dim()])
+            self._turn(weight)
+            for tensor in self._beside(weight):  # there are some where it is turned between two steps
+                self._turn(tensor)
+
+    def _turn(self, tensor):
+        self.turned.append((tensor, tensor.stride()))
+        tensor.data = tensor.data.contiguous(memory_format=formats(self.torch)[tensor.dim()])
 
     def around(self, root, call, args, kwargs):
         if id(root) not in self.layers:
@@ -120,9 +128,32 @@ class ChannelsLast(Knob):
         return None
 
     def _give_back(self):
+        torch = self.torch
         for layers in self.layers.values():
-            self._convert(layers, dict.fromkeys((4, 5), self.torch.contiguous_format))
+            for m in layers:  # gradients and state that came since have the strides of their weight
+                known = {id(tensor) for tensor, _ in self.turned}
+                weight = m._parameters["weight"]
+                usual = next(strides for tensor, strides in self.turned if tensor is weight)
+                for tensor in self._beside(weight):
+                    if id(tensor) not in known and is_last(tensor, torch):
+                        self.turned.append((tensor, usual))
+        for tensor, strides in self.turned:
+            data = tensor.data
+            tensor.data = torch.empty_strided(
+                data.shape, strides, dtype=data.dtype, device=data.device
+            ).copy_(data)
+        self.turned = []
         self.layers.clear()
+
+    def _beside(self, weight):
+        """Its gradient, and what optimizers keep for it element by element."""
+        if weight.grad is not None:
+            yield weight.grad
+        for optimizer in list(self.session.roots.optimizers):
+            if weight in optimizer.state:
+                for tensor in optimizer.state[weight].values():
+                    if isinstance(tensor, self.torch.Tensor) and tensor.shape == weight.shape:
+                        yield tensor
 
     def verify(self):
         torch = self.torch

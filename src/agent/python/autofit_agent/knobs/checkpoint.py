@@ -38,6 +38,10 @@ class Checkpoint(Knob):
             # No framework's switch knows it: the agent tells the model, whose own switch takes a context.
             self.acts, self.way = True, "agent"
 
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
+
     def start(self):
         if self.acts and self.wanted == "selective" and selective.available(self.torch):
             self.selection = selective.Selection(self.torch)
@@ -201,7 +205,7 @@ class Checkpoint(Knob):
         return output
 
     def around(self, root, call, args, kwargs):
-        if root.training_calls or not self.torch.is_grad_enabled():
+        if not self.first(root) or not self.torch.is_grad_enabled():
             return call(*args, **kwargs)
         checkpoints, ours = self.session.detect.checkpoints, self.ours
         theirs = checkpoints.theirs

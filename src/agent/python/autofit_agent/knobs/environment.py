@@ -27,6 +27,26 @@ class OmpThreads(Environment):
     def __init__(self, session, wanted, way):
         super().__init__(session, wanted, way)
         self.how = "torch.get_num_threads()"
+        self.before = None
+
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
+
+    def start(self):
+        if self.told:
+            return  # the environment has set them
+        now, given = self.torch.get_num_threads(), self.session.windows.threads
+        if now != given:
+            self.refuse("the script set %d threads by itself" % now)
+            return
+        self.before = now
+        self.torch.set_num_threads(self.wanted)
+
+    def undo(self):
+        if self.before is not None:
+            self.torch.set_num_threads(self.before)
+            self.before = None
 
     def verify(self):
         return self.torch.get_num_threads()

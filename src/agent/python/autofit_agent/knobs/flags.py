@@ -3,13 +3,18 @@
 They are set at the first call of the root, for scripts set their own after importing torch.
 """
 
-from ..tf32 import read_tf32, write_tf32
+from ..tf32 import read_tf32, remember_tf32, write_tf32
 from .base import Knob
 
 
 class Flag(Knob):
     per_root = True
     serves = True
+    give_back = None  # a function: the switch as the script has it
+
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
 
     def on_root(self, root, args, kwargs):
         if root.index == 0:
@@ -25,8 +30,14 @@ class Flag(Knob):
         """None, or why this GPU or script cannot take it."""
 
     def apply(self, root, args, kwargs):
+        self.give_back = self.remember()
         self.write(self.wanted)
         self.objects = 1
+
+    def undo(self):
+        if self.give_back is not None:
+            self.give_back()
+            self.give_back = None
 
     def verify(self):
         found = self.read()
@@ -47,6 +58,9 @@ class Tf32(Flag):
             return "%s does not compute in TF32" % self.torch.cuda.get_device_name(device)
         return None
 
+    def remember(self):
+        return remember_tf32(self.torch)
+
     def write(self, on):
         write_tf32(self.torch, on)
 
@@ -63,6 +77,10 @@ class CudnnBenchmark(Flag):
         if torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled():
             return "the script asks for deterministic algorithms"
         return None
+
+    def remember(self):
+        on = self.torch.backends.cudnn.benchmark
+        return lambda: self.write(on)
 
     def write(self, on):
         self.torch.backends.cudnn.benchmark = on

@@ -26,6 +26,10 @@ class Inplace(Knob):
         self.ran = set()  # ids of activations that have overwritten what they were given
         self.patched = None  # (forward of Sequential as it was, ours)
 
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
+
     def start(self):
         if self.acts and self.wanted:
             self.session.roots.on_first_output.append(self._called)
@@ -117,6 +121,8 @@ class Inplace(Knob):
         return True
 
     def undo(self):
+        if self._called in self.session.roots.on_first_output:
+            self.session.roots.on_first_output.remove(self._called)
         self.members.clear()
         if self.patched is not None:
             original, ours = self.patched

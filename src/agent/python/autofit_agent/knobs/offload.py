@@ -31,6 +31,10 @@ class Offload(Knob):
         self.buffers = weakref.WeakKeyDictionary()  # optimizer -> {id of a state tensor: (it, host, device)}
         self.checked = False
 
+    @classmethod
+    def turns_between_steps(cls, value):
+        return value in ("none", "activations")
+
     def start(self):
         if not self.acts:
             return
@@ -65,7 +69,7 @@ class Offload(Knob):
         on = self.hooks is not None and self.reason is None and self.torch.is_grad_enabled()
         if not on or root.module is None:
             return call(*args, **kwargs)
-        module, copies, count = root.module, self.hooks, root.training_calls == 0
+        module, copies, count = root.module, self.hooks, self.first(root)
         stays = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
         small, devices, plain = self.small, self.devices, self.torch.strided
 

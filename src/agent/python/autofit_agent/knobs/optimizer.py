@@ -9,6 +9,7 @@ the optimizer is not told that it could do so in its kernel.
 import weakref
 
 from .. import patches, updates
+from ..session import DONE
 from .base import Knob
 
 KEYS = ("foreach", "fused")
@@ -22,6 +23,11 @@ class Optimizer(Knob):
         self.chosen = []  # _Chosen, one for each optimizer that takes it
         self.others = []  # why the other optimizers do not
         self.first_steps = []  # handles of hooks that the first step ends
+        self.give_up_building = None  # a function: what is built from now on is not told
+
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
 
     def start(self):
         if not self.acts:
@@ -35,11 +41,14 @@ class Optimizer(Knob):
 
             return __init__
 
-        patches.replace(self.torch.optim.Optimizer, "__init__", make)
+        self.give_up_building = patches.replace(self.torch.optim.Optimizer, "__init__", make)
         self.session.on_step(self._stepped)
+        for reference in list(self.session.optimizers):
+            if reference() is not None:
+                built(reference())
 
     def _built(self, optimizer):
-        if self.reason is not None:
+        if self.reason is not None or self.give_up_building is None:
             return
         reason = updates.why_not(optimizer, self.wanted, self.torch)
         if reason is None and not hasattr(optimizer, "register_state_dict_post_hook"):
@@ -50,8 +59,10 @@ class Optimizer(Knob):
         chosen = _Chosen(optimizer, self.wanted)
         self.chosen.append(chosen)
         guard = self.session.guard("knob.optimizer")
-        optimizer.register_state_dict_post_hook(guard(chosen.saved))
-        optimizer.register_load_state_dict_post_hook(guard(chosen.loaded))
+        chosen.handles = [
+            optimizer.register_state_dict_post_hook(guard(chosen.saved)),
+            optimizer.register_load_state_dict_post_hook(guard(chosen.loaded)),
+        ]
         if self.wanted == "fused":
             first = guard(lambda optimizer, *_: self._before_first_step(chosen, optimizer))
             self.first_steps.append(optimizer.register_step_pre_hook(first))
@@ -79,6 +90,7 @@ class Optimizer(Knob):
             handles, self.first_steps = self.first_steps, []
             for handle in handles:
                 handle.remove()
+        return None if self.first_steps else DONE
 
     def verify(self):
         torch = self.torch
@@ -101,8 +113,13 @@ class Optimizer(Knob):
         return None
 
     def undo(self):
+        if self.give_up_building is not None:
+            self.give_up_building()
+            self.give_up_building = None
         for chosen in self.chosen:
             chosen.give_back()
+            for handle in chosen.handles:
+                handle.remove()
         for handle in self.first_steps:
             handle.remove()
         self.first_steps = []
@@ -116,6 +133,7 @@ class _Chosen:
         self.word = word
         self.stepped = False
         self.active = True
+        self.handles = []
         self.defaults = _words(optimizer.defaults)
         self.groups = [_words(group) for group in optimizer.param_groups]
         self._set(optimizer)
@@ -125,6 +143,15 @@ class _Chosen:
         optimizer.defaults.update(ours)
         for group in optimizer.param_groups:
             group.update(ours)
+        self._move_counters(optimizer, self.word)
+
+    def _move_counters(self, optimizer, word):
+        """Fused kernels want the counters of steps beside the parameters, the others on the host."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p in optimizer.state and not group.get("capturable"):
+                    device = p.device if word == "fused" else "cpu"
+                    optimizer.state[p] = _step_to(optimizer.state[p], device)
 
     def _own(self, index):
         return self.groups[index] if index < len(self.groups) else self.defaults
@@ -138,6 +165,8 @@ class _Chosen:
         optimizer.defaults.update(self.defaults)
         for index, group in enumerate(optimizer.param_groups):
             group.update(self._own(index))
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        self._move_counters(optimizer, "fused" if fused else "loop")
 
     def saved(self, optimizer, state_dict):
         """What is saved is what the script itself would save."""
@@ -159,11 +188,6 @@ class _Chosen:
             return
         self.groups = [_words(group) for group in optimizer.param_groups]
         self._set(optimizer)
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p in optimizer.state and not group.get("capturable"):
-                    device = p.device if self.word == "fused" else "cpu"
-                    optimizer.state[p] = _step_to(optimizer.state[p], device)
 
 
 def _words(group):

@@ -6,6 +6,7 @@ their zeros, and the knob ends there: training stays what it was.
 """
 
 from .. import patches
+from ..session import DONE
 from .base import Knob
 
 WAIT = 3  # optimizer steps by which a script has zeroed its gradients, if it ever does
@@ -19,18 +20,24 @@ class SetToNone(Knob):
         self.dropped = {}  # id of a parameter -> parameter whose zeros were dropped
         self.owners = set()
         self.handle = None
+        self.patched = []  # functions that give zero_grad back
+        self.steps = 0
+
+    @classmethod
+    def turns_between_steps(cls, _value):
+        return True
 
     def start(self):
         if not self.acts or not self.wanted:
             return
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-        patches.replace(
-            self.torch.optim.Optimizer,
-            "zero_grad",
-            self._maker(lambda o: [p for g in o.param_groups for p in g["params"]]),
-        )
-        patches.replace(self.torch.nn.Module, "zero_grad", self._maker(lambda m: list(m.parameters())))
+        of_optimizer = self._maker(lambda o: [p for g in o.param_groups for p in g["params"]])
+        of_module = self._maker(lambda m: list(m.parameters()))
+        self.patched = [
+            patches.replace(self.torch.optim.Optimizer, "zero_grad", of_optimizer),
+            patches.replace(self.torch.nn.Module, "zero_grad", of_module),
+        ]
         before = self.session.guard("knob.set_to_none")(self._before_step)
         self.handle = register_optimizer_step_pre_hook(lambda optimizer, *_: before(optimizer))
         self.session.on_step(self._stepped)
@@ -68,21 +75,37 @@ class SetToNone(Knob):
                     return
 
     def _end(self, optimizer):
+        self._fill()
+        self.refuse("a parameter of %s gets no gradient in some steps" % type(optimizer).__name__)
+
+    def _fill(self):
+        """Zeros where the script has them."""
         for p in self.dropped.values():
             if p.grad is None:
                 p.grad = self.torch.zeros_like(p)
         self.dropped = {}
-        self.refuse("a parameter of %s gets no gradient in some steps" % type(optimizer).__name__)
 
-    def _stepped(self, index):
-        if index == WAIT and not self.owners:
-            self.refuse("the script was not seen to pass set_to_none=False")
+    def _stepped(self, _index):
+        self.steps += 1
+        if not self.patched or self.steps > WAIT:
+            if self.patched and not self.owners:
+                self.refuse("the script was not seen to pass set_to_none=False")
+            return DONE
+        return None
 
     def verify(self):
         self.objects = len(self.owners)
         self.how = "zero_grad of optimizers and modules" + ("" if self.owners else "; not called yet")
+        if self.wanted and not self.owners and not self.told:
+            self.reason = "the script was not seen to pass set_to_none=False"
+            return None
         return self.wanted if self.acts else None
 
     def undo(self):
+        for give_back in reversed(self.patched):
+            give_back()
+        self.patched = []
         if self.handle is not None:
             self.handle.remove()
+            self.handle = None
+        self._fill()

@@ -4,7 +4,11 @@
 //! cargo bench --bench grids -- record RECIPE FILE [ROUNDS] -- COMMAND    measures; needs a quiet machine
 //! cargo bench --bench grids -- replay FILE...                            writes OUT/grids.json, no script needed
 //! ```
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what goes wrong ends it, and nobody imports it")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark: what goes wrong ends it, and nobody imports it"
+)]
 
 mod grid;
 mod oracle;

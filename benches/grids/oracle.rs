@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use autofit::model::{Configuration, Observation, Purpose, TrialSpec, Verdict};
 use autofit::model::observation::{ProcessEnd, Window};
+use autofit::model::{Configuration, Observation, Purpose, TrialSpec, Verdict};
 
 use crate::grid::Grid;
 

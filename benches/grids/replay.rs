@@ -30,15 +30,26 @@ pub fn replay(files: &[PathBuf]) {
             for (rule, pick) in RULES {
                 all.push(row(&grid, cap, rule, &mut |_, oracle| pick(oracle)));
             }
-            println!("\n{name}: {} configurations, noise of a score {:.1} %", grid.launches().len(), 100.0 * Oracle::new(&grid, cap, 1).error());
-            println!("  {:38} {:>9} {:>9} {:>8} {:>5} {:>6} {:>8}", "", "regret", "worst", "launches", "most", "of all", "no fit");
+            println!(
+                "\n{name}: {} configurations, noise of a score {:.1} %",
+                grid.launches().len(),
+                100.0 * Oracle::new(&grid, cap, 1).error()
+            );
+            println!(
+                "  {:38} {:>9} {:>9} {:>8} {:>5} {:>6} {:>8}",
+                "", "regret", "worst", "launches", "most", "of all", "no fit"
+            );
             for r in &mut all {
                 let f = |key: &str| r[key].as_f64().unwrap_or(f64::NAN);
                 println!(
                     "  {:38} {:>8.1}% {:>8.1}% {:>8.1} {:>5.0} {:>5.0}% {:>8.0}",
                     r["method"].as_str().unwrap(),
-                    100.0 * f("regret_median"), 100.0 * f("regret_worst"), f("launches_median"), f("launches_most"),
-                    100.0 * f("seconds_median") / exhaustive, f("without_fit")
+                    100.0 * f("regret_median"),
+                    100.0 * f("regret_worst"),
+                    f("launches_median"),
+                    f("launches_most"),
+                    100.0 * f("seconds_median") / exhaustive,
+                    f("without_fit")
                 );
                 r["grid"] = json!(name);
                 r["exhaustive_seconds"] = json!(exhaustive);

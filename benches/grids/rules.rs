@@ -32,7 +32,8 @@ fn random(oracle: &mut Oracle<'_>) -> Option<Configuration> {
 
 /// All once, then the better half once more, until one is left; a configuration's rate is the mean of its launches.
 fn halving(oracle: &mut Oracle<'_>) -> Option<Configuration> {
-    let mut alive: Vec<(Vec<f64>, Configuration)> = oracle.all().into_iter().map(|c| (Vec::new(), c)).collect();
+    let mut alive: Vec<(Vec<f64>, Configuration)> =
+        oracle.all().into_iter().map(|c| (Vec::new(), c)).collect();
     while !alive.is_empty() {
         alive.retain_mut(|(rates, c)| oracle.rate(c).map(|r| rates.push(r)).is_some());
         let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len() as f64;

@@ -5,12 +5,11 @@
 //! as it would have gone without: it takes a launch from the history only when it comes to ask for it, so that a guess
 //! changes when something is launched and never what is decided.
 //!
-//! Launches that others are compared with (the script as it is, without random draws) and confirm trials are waited
-//! for: what is judged by them must be launched after them.
+//! Launches that others are compared with (the script as it is, without random draws), sweeps and confirm trials are
+//! waited for: what is judged by them, or suggested by them, must be launched after them.
 
 use super::expect::{Expected, of_one};
 use super::launches::{State, state_of};
-use super::memory::MemoryModel;
 use super::replay::Session;
 use super::space::Space;
 use super::{Next, SearchPlan, next};
@@ -74,9 +73,10 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
 
 fn likely_fits(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Option<bool> {
     let mut session = Session::new(plan, &[]);
-    session.seen = history.iter().collect();
+    for o in history {
+        session.remember(o);
+    }
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
-    let memory = MemoryModel::new(&session.seen, &context, session.cap_bytes(), session.root_bytes());
-    Some(memory.fits(&context, &spec.settings) >= 0.5)
+    Some(session.memory(&context).fits(&context, &spec.settings) >= 0.5)
 }

@@ -146,6 +146,7 @@ impl Unwritten<'_> {
             tail: Vec::new(),
             inspection: None,
             ranks: Vec::new(),
+            windows: Vec::new(),
         }
     }
 }
@@ -158,7 +159,7 @@ mod tests {
     const KILLED: &str = "slurmstepd: error: StepId=5.batch exceeded memory limit (6 > 5), being killed\n";
 
     fn settled(end: End, wrote: Option<Verdict>, output: &str) -> Settled {
-        let spec = TrialSpec { settings: Configuration::baseline(), purpose: Purpose::Baseline };
+        let spec = TrialSpec::new(Configuration::baseline(), Purpose::Baseline);
         let cap = Cap::default();
         let unwritten = Unwritten { number: 3, spec: &spec, cap: &cap, seconds: 9.0 };
         let end_of = |v| match v {

@@ -181,6 +181,20 @@ fn a_trial_that_was_running_is_named_and_its_number_not_used_again() {
 }
 
 #[test]
+fn of_two_trials_at_a_time_the_one_that_was_begun_last_still_runs_when_the_first_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    two(dir.path());
+    let (mut j, _) = open(dir.path());
+    for trial in [3, 4] {
+        j.started(trial, &spec(trial)).unwrap();
+    }
+    j.append(&observation(3)).unwrap();
+    drop(j); // as if killed
+    let (j, back) = open(dir.path());
+    assert_eq!((back.len(), j.interrupted().unwrap().trial, j.next_trial()), (3, 4, 5));
+}
+
+#[test]
 fn a_finished_search_says_so_until_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     two(dir.path());

@@ -17,7 +17,7 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
     let job = job(recipe, command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let place = Workplace::open(&job).await.unwrap();
+        let place = Workplace::here(&job).unwrap();
         let mut bench = Bench::open(&place, &job, &[]).unwrap();
         let all = combinations(&place.recipe);
         let mut grid = Grid {

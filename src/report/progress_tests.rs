@@ -105,6 +105,34 @@ fn plain_lines() {
 }
 
 #[test]
+fn two_trials_at_a_time_have_lines_of_their_own() {
+    let (mut reporter, sink) = plain(Verbosity::Normal);
+    let begins = |trial, settings| Progress::TrialStarted {
+        trial,
+        of: None,
+        settings: fixtures::settings(settings),
+        purpose: Purpose::Climb,
+        budget_left: None,
+    };
+    let stands = |trial, elapsed, text: &str| Progress::Job { trial, elapsed, text: text.to_owned() };
+    reporter.handle(&begins(2, "amp=bf16"));
+    reporter.handle(&begins(3, "accumulation=2"));
+    reporter.handle(&stands(3, 5.0, "job 13 waits (Resources)"));
+    reporter.handle(&stands(2, 31.0, "job 12 runs on n1"));
+    assert_eq!(reporter.message(), "trial 2 job 12 runs on n1; trial 3 job 13 waits (Resources)");
+    let fits = fixtures::fit(2, Purpose::Climb, "amp=bf16", 700, 512.0, 4.0);
+    reporter.handle(&Progress::TrialEnded(Box::new(fits)));
+    reporter.handle(&stands(3, 40.0, "job 13 runs on n2"));
+    insta::assert_snapshot!(sink.text(), @r#"
+    trial 2 amp=bf16: started
+    trial 3 accumulation=2: started
+    trial 2 amp=bf16: 31 s, job 12 runs on n1
+    trial 2 amp=bf16: fit, peak 700 MiB, headroom 836 MiB, 512 ± 4 samples/s
+    trial 3 accumulation=2: 40 s, job 13 runs on n2
+    "#);
+}
+
+#[test]
 fn a_baseline_that_fits_is_what_the_others_are_relative_to() {
     let (mut reporter, sink) = plain(Verbosity::Normal);
     play(&mut reporter, &fixtures::baseline_wins().observations, 1);

@@ -5,8 +5,8 @@
 //! as it would have gone without: it takes a launch from the history only when it comes to ask for it, so that a guess
 //! changes when something is launched and never what is decided.
 //!
-//! Launches that others are compared with (the script as it is, without random draws) and confirm trials are waited
-//! for: what is judged by them must be launched after them.
+//! Launches that others are compared with (the script as it is, without random draws), sweeps and confirm trials are
+//! waited for: what is judged by them, or suggested by them, must be launched after them.
 
 use super::expect::{Expected, of_one};
 use super::launches::{State, state_of};
@@ -78,6 +78,5 @@ fn likely_fits(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> 
     }
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
-    let memory = session.memory(&context);
-    Some(memory.fits(&context, &spec.settings) >= 0.5)
+    Some(session.memory(&context).fits(&context, &spec.settings) >= 0.5)
 }

@@ -55,7 +55,9 @@ impl Cluster {
     }
 
     fn autofit(&self, project: &Project) -> Run {
-        autofit(project.path()).with_python().env("SLURM_CONF", self.conf()).limit(LONG)
+        // Two jobs at a time on two cores: one thread each.
+        let run = autofit(project.path()).with_python().env("OMP_NUM_THREADS", "1");
+        run.env("SLURM_CONF", self.conf()).limit(LONG)
     }
 
     /// What one of SLURM's programs prints.
@@ -83,6 +85,7 @@ impl Cluster {
         let output = project.path().join("job.txt");
         let done = support::plain("sbatch", project.path())
             .with_python()
+            .env("OMP_NUM_THREADS", "1")
             .env("SLURM_CONF", self.conf())
             .limit(LONG)
             .arg("--wait")
@@ -121,7 +124,7 @@ fn a_search_runs_two_jobs_at_a_time_and_leaves_none() {
     let cluster = Cluster::start();
     let project = Project::with_tiny();
     let before = project.snapshot();
-    let line = "--executor slurm --jobs 2 --device cpu --max-trials 5 -- python tiny.py --epochs 200";
+    let line = "--executor slurm --jobs 2 --device cpu --max-trials 7 -- python tiny.py --epochs 200";
     let on_a_node_each = cluster.autofit(&project).line("tune --slurm --exclusive");
     let mut running = on_a_node_each.line(line).start();
     running.wait_until("two jobs run at a time", || cluster.running() >= 2);

@@ -39,8 +39,8 @@ while True:
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
 """
-# Keeps a data set and the last results, makes a large block that nobody needs, and has a tensor that says when
-# it is asked anything: such a class may compute, or wait for other ranks.
+# Keeps a data set and the last results, makes a large block that nobody needs, and has a tensor that says so
+# when it is asked anything: such a class may compute, or wait for other ranks.
 WASTEFUL = """
 import torch
 from torch import nn
@@ -80,6 +80,7 @@ class Profile(AgentTest):
         self.assertEqual(result.code, 0, result.describe())
         self.assertEqual(result.all("fault"), [], result.describe())
         self.assertEqual(result.last("end")["reason"], "measured", result.describe())
+        self.assertEqual(result.all("filled"), [], "nothing ran out")
         return result, result.one("profile")
 
     def line(self, text, script=SCRIPT):

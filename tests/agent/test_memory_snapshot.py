@@ -1,6 +1,9 @@
 """The reader of the CUDA allocator's snapshots, with documents of the form that `_snapshot` states."""
 
+import os
+import pickle
 import sys
+import tempfile
 import unittest
 
 from support import AGENT
@@ -148,6 +151,35 @@ class Reader(unittest.TestCase):
         found = snapshot.blocks(document(), 1, Places(Torch).first)
         self.assertEqual([(b.size, b.place) for b in found], [(2 * MIB, None)])
         self.assertEqual(snapshot.blocks(document(), 7, Places(Torch).first), [])
+
+
+class Cuda:
+    """`torch.cuda` as far as the recording asks it."""
+
+    def __init__(self):
+        self.asked = []
+        self.memory = self
+
+    def reset_peak_memory_stats(self):
+        self.asked.append("reset")
+
+    def _record_memory_history(self, enabled="all", max_entries=0, stacks="all"):
+        self.asked.append((enabled, stacks))
+
+    def _snapshot(self):
+        return document()
+
+
+class Recording(unittest.TestCase):
+    def test_it_begins_and_ends_and_leaves_the_file_for_the_viewer(self):
+        cuda = Cuda()
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, snapshot.FILE)
+            snapshot.begin(cuda)
+            self.assertEqual(snapshot.take(cuda, path), document())
+            with open(path, "rb") as file:
+                self.assertEqual(pickle.load(file), document())
+        self.assertEqual(cuda.asked, ["reset", ("all", "python"), (None, "all")])
 
 
 if __name__ == "__main__":

@@ -39,11 +39,20 @@ while True:
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
 """
-# Keeps a data set and the last results, and makes a large block that nobody needs.
+# Keeps a data set and the last results, makes a large block that nobody needs, and has a tensor that says so
+# when it is asked anything: such a class may compute, or wait for other ranks.
 WASTEFUL = """
 import torch
 from torch import nn
 torch.set_num_threads(1)
+
+class Loud(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        print("asked", flush=True)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+loud = torch.ones(3).as_subclass(Loud)
 data = torch.randn(1 << 20)
 model = nn.Linear(256, 256)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -71,6 +80,7 @@ class Profile(AgentTest):
         self.assertEqual(result.code, 0, result.describe())
         self.assertEqual(result.all("fault"), [], result.describe())
         self.assertEqual(result.last("end")["reason"], "measured", result.describe())
+        self.assertEqual(result.all("filled"), [], "nothing ran out")
         return result, result.one("profile")
 
     def line(self, text, script=SCRIPT):
@@ -118,7 +128,8 @@ class Profile(AgentTest):
         self.assertEqual([(row["what"], row["count"]) for row in named], [("0.up.weight", 4)])
 
     def test_what_a_script_keeps_for_itself(self):
-        _, profile = self.profile(WASTEFUL)
+        result, profile = self.profile(WASTEFUL)
+        self.assertNotIn("asked", result.out)
         self.assert_adds_up(profile)
         parts = profile["memory"]["categories"]
         # In the second half of a step: the new block, and that of the step before was let go at its line.

@@ -36,7 +36,9 @@ class Filled:
             return
         self._told = True
         try:
-            self.session.emit("filled", **self._look(device))
+            with tensors.plainly(self.session.torch):
+                told = self._look(device)
+            self.session.emit("filled", **told)
         except Exception:
             # It is short of memory; the record of the error itself is written already.
             self.session.emit("filled", device=device, bytes=0, categories={}, blocks=[], partial=True)

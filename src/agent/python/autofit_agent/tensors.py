@@ -19,9 +19,16 @@ class Held:
         self.dtype = str(tensor.dtype)[6:]
 
 
+def plainly(torch):
+    """A context in which looking at a tensor asks no subclass of it: some compute, or ask other ranks."""
+    return torch._C.DisableTorchFunctionSubclass()
+
+
 def storage(tensor):
     """(bytes, key) of a tensor's storage; no key where it has none of its own (meta, fake, sparse)."""
     try:
+        if hasattr(type(tensor), "_local_tensor"):
+            tensor = tensor._local_tensor  # this rank's part of a DTensor
         held = tensor.untyped_storage()
         return held.nbytes(), (held.device.type, held.data_ptr()) if held.data_ptr() else None
     except (RuntimeError, NotImplementedError, AttributeError):
@@ -33,6 +40,11 @@ def held(session, torch, device):
 
     It counts for the first part that has it; `kept` are tensors without any.
     """
+    with plainly(torch):
+        return _held(session, torch, device)
+
+
+def _held(session, torch, device):
     found = {}
 
     def take(role, named):

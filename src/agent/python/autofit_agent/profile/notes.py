@@ -16,7 +16,7 @@ import time
 from .. import patches
 from ..describe import tensors_of
 from ..places import Places
-from ..tensors import storage
+from ..tensors import plainly, storage
 
 # What `backward` and `grad` call, after the mode was taken away for them.
 _ENGINE = "_engine_run_backward"
@@ -42,9 +42,10 @@ class Notes:
         # What goes wrong in noting is a fault of ours, and the step goes on without.
         guard = session.guard("profile: notes")
         self.place = guard(self._places.here)
-        self.called = guard(self._called)
-        self._look_at_gradients = guard(self._gradients)
-        self._note_saved = guard(self._saved)
+        self.called = guard(self._plainly(self._called))
+        self.before = guard(self._plainly(self._inputs))
+        self._look_at_gradients = guard(self._plainly(self._gradients))
+        self._note_saved = guard(self._plainly(self._saved))
 
     @property
     def lines(self):
@@ -65,6 +66,13 @@ class Notes:
         self._undo()
         self.session.root_calls.remove(self)
         self._calls.sort()
+
+    def _plainly(self, function):
+        def plain(*args):
+            with plainly(self._torch):
+                return function(*args)
+
+        return plain
 
     # The lines
 
@@ -116,7 +124,7 @@ class Notes:
                 if parameter.grad is not None:
                     self._mark(parameter.grad, "gradients")
 
-    def before(self, _root, args, kwargs):
+    def _inputs(self, _root, args, kwargs):
         """A root is called: these are its inputs."""
         for _, tensor in tensors_of((args, kwargs), self._torch):
             self._mark(tensor, "inputs")

@@ -11,8 +11,8 @@ schedule's time is spent; then the process ends as any measured trial does.  The
 - A configuration that differs in knobs is put in force between two steps, read back at the end of the
   window's warm-up, and taken away again (`turning.py`).
 - One with a smaller `batch_size` is given smaller batches (`cutting.py`).  A script may break where its
-  shapes are fixed, and the process with it; so these come last, the largest first, and what was measured
-  before them stays.
+  shapes are fixed, and the process with it; so these come after the others, the largest first.  Last comes
+  what may run out of memory.  What was measured before stays.
 - In the first round memory is read (`footprint.py`).
 
 Records: `window` opens one, at once and again with the read-back; steps bear its number in `run`;

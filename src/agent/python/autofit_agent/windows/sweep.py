@@ -114,23 +114,28 @@ class Sweep:
     # The order.  Each `yield` is a step of the script.
 
     def _drive(self):
-        plain, cut = [], []
         for window in self.windows:
             batch = window.settings.get("batch_size")
-            if batch == self.turner.own.get("batch_size"):
-                plain.append(window)
-            else:
+            if batch != self.turner.own.get("batch_size"):
                 window.batch = batch or 0
-                cut.append(window)
-        plain.sort(key=Window.relief, reverse=True)  # what may run out of memory comes last
-        cut.sort(key=lambda window: window.batch, reverse=True)  # small batches break scripts
-        for window in self.windows:
             self._refuse(window, self.turner.why_not(window.settings))
         left = [window for window in self.windows if not window.over]
-        for group in ([w for w in plain if not w.over], [w for w in cut if not w.over]):
-            if group:
-                share = self.session.plan.schedule.max_seconds * len(group) / len(left)
-                yield from self._rounds(group, share)
+        for group in self._groups(left):
+            share = self.session.plan.schedule.max_seconds * len(group) / max(len(left), 1)
+            yield from self._rounds(group, share)
+
+    def _groups(self, windows):
+        """What may end the process comes last.
+
+        Smaller batches may break a script, the smallest the likeliest; then comes what may need more memory
+        than the launch's own settings.
+        """
+        usual = Window(None, self.turner.own).relief()
+        cut = [w for w in windows if w.batch is not None]
+        plain = [w for w in windows if w.batch is None]
+        yield [w for w in plain if w.relief() >= usual]
+        yield sorted(cut, key=lambda window: window.batch, reverse=True)
+        yield sorted((w for w in plain if w.relief() < usual), key=Window.relief, reverse=True)
 
     def _rounds(self, group, seconds):
         began, before = time.perf_counter(), None

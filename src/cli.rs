@@ -270,8 +270,8 @@ struct EmitArgs {
 
 #[derive(Debug, Args)]
 struct DiagnoseArgs {
-    /// The log, or - for standard input
-    #[arg(value_name = "FILE|-", default_value = "-")]
+    /// The log, - for standard input, or a search's folder: its latest launch that failed
+    #[arg(value_name = "FILE|-|DIR", default_value = "-")]
     file: String,
     /// Print JSON
     #[arg(long)]

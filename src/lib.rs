@@ -24,6 +24,7 @@
 //! one versioned record a line; the same while a command is only watched.  In production the same document travels in
 //! the variable `AUTOFIT_CONFIG`.  Where a script runs in several processes, the agent of each shares out its batches
 //! (`autofit_agent/ranks/`), and the launcher puts the ranks' records together ([`trial::collect`]).
+//! A launch may also measure several configurations in turns (`autofit_agent/windows/`, [`trial::windows`]).
 //!
 //! ## Invariants
 //! - **I1** A trial leaves no trace: no file of the user is created, changed or deleted, no process outlives it.

@@ -76,6 +76,7 @@ macro_rules! modules {
 
 modules! {
     plain {
+        test_filled
         test_fingerprints
         test_gpu_knobs
         test_knobs_accumulation
@@ -90,9 +91,11 @@ modules! {
         test_knobs_offload
         test_knobs_optimizer
         test_knobs_selective
+        test_memory_snapshot
         test_phases
         test_processes
         test_profile
+        test_profile_parts
         test_script_options
         test_scripts
         test_units

@@ -53,6 +53,7 @@ fn observation(trial: u32) -> Observation {
             host: vec![1 << 20, 2 << 20],
             ..MemoryTrace::default()
         }),
+        filled: None,
         cap: Cap::default(),
         losses: vec![0.1 + 0.2, 1e-300],
         grad_norms: vec![],

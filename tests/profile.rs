@@ -23,7 +23,11 @@ fn a_configuration_is_profiled_and_nothing_else_is_written() {
     let memory = &profile["memory"];
     let parts = memory["categories"].as_object().unwrap();
     let sum: u64 = parts.values().map(|n| n.as_u64().unwrap()).sum();
-    assert_eq!((Some(sum), parts.len()), (memory["peak"].as_u64(), 6), "{memory:#}");
+    assert_eq!((Some(sum), parts.len()), (memory["peak"].as_u64(), 9), "{memory:#}");
+    let counted = memory["counted"].as_f64().unwrap();
+    assert!((sum as f64 - counted).abs() <= 0.05 * counted, "{memory:#}");
+    let lines = memory["blocks"].as_array().unwrap().iter().filter_map(|b| b["place"].as_str());
+    assert!(lines.into_iter().any(|line| line.starts_with("tiny.py:")), "{memory:#}");
     // Four blocks of 64 to 128 and back, and a head to 2; floats.
     let parameters = 4 * (4 * (64 * 128 + 128 + 128 * 64 + 64) + 64 * 2 + 2);
     assert_eq!(parts["parameters"], parameters);
@@ -31,7 +35,10 @@ fn a_configuration_is_profiled_and_nothing_else_is_written() {
         profile["by_time"].as_array().unwrap().iter().any(|o| o["operator"] == "aten::addmm"),
         "{profile:#}"
     );
-    assert_eq!(profile["files"], serde_json::json!(["autofit-profile/trace.json.gz"]));
+    assert_eq!(
+        profile["files"],
+        serde_json::json!(["autofit-profile/trace.json.gz", "autofit-profile/blocks.json"])
+    );
     let trace = project.path().join("autofit-profile/trace.json.gz");
     assert!(trace.metadata().unwrap().len() > 1000);
     std::fs::remove_dir_all(project.path().join("autofit-profile")).unwrap();

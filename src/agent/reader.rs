@@ -98,7 +98,7 @@ fn parse(line: &[u8]) -> Parsed {
 }
 
 /// The tags of [`crate::model::event::Record`].
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "hello",
     "framework",
     "options",
@@ -110,6 +110,7 @@ const KNOWN: [&str; 18] = [
     "phase",
     "look",
     "oom",
+    "filled",
     "fault",
     "heartbeat",
     "memory",

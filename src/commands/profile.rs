@@ -20,8 +20,9 @@ use crate::report::style::{Stream, Style};
 use crate::trial::Executor;
 
 /// What the agent writes beside its records, and what it is for.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("trace.json.gz", "the whole step, for ui.perfetto.dev or chrome://tracing"),
+    ("blocks.json", "the memory at its peak, block by block, with the lines that made them"),
     ("memory_summary.txt", "the caching allocator's own summary"),
     ("memory_snapshot.pickle", "every allocation of the step, for pytorch.org/memory_viz"),
 ];

@@ -77,7 +77,10 @@ fn two(a: &Path, b: &Path, out: &Path) -> anyhow::Result<i32> {
 }
 
 /// The latest search at a place; where there are several, says so.
-fn search(place: &Path) -> anyhow::Result<Recorded> {
+///
+/// # Errors
+/// [`Exit`] with status 2 where there is none, 6 where it cannot be read.
+pub fn search(place: &Path) -> anyhow::Result<Recorded> {
     let usage = |what: String| Exit::new(exit::USAGE, what);
     if !place.exists() {
         return Err(usage(format!("there is no folder {}", place.display())).into());

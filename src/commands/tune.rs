@@ -1,5 +1,7 @@
 //! `autofit -- COMMAND`: the main job.
 
+use std::path::Path;
+
 use super::bench::{Bench, Clock};
 use super::signals::Signals;
 use super::workplace::Workplace;
@@ -35,6 +37,9 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
     bench.finish_reporting();
     finish::emit(&place, &job, &mut journal, &bench, &search.history, end)
 }
+
+/// What the agent writes into its trial's folder when a GPU's memory runs out.
+const SNAPSHOT: &str = "oom_snapshot.pickle";
 
 /// How the loop ended.
 pub enum End {
@@ -94,6 +99,7 @@ impl Search<'_> {
             }
             journal.append(&observation).map_err(midway)?;
             bench.tell(&Progress::TrialEnded(Box::new(observation.clone())));
+            keep_snapshot(bench, observation.trial, journal.dir(), self.place);
             self.history.push(observation);
         }
     }
@@ -115,6 +121,21 @@ impl Search<'_> {
         );
         (self.job.yes || terminal::ask(&question)).then_some(beyond.class)
     }
+}
+
+/// What a GPU's allocator held when memory ran out stays beside the journal; the trial's own folder goes.
+fn keep_snapshot(bench: &Bench, trial: u32, dir: &Path, place: &Workplace) {
+    let from = bench.executor.trial_dir(trial).join(SNAPSHOT);
+    if !from.is_file() {
+        return;
+    }
+    let to = dir.join(format!("oom-{trial}.pickle"));
+    let shown = finish::shown(&to, place);
+    let note = match std::fs::copy(&from, &to) {
+        Ok(_) => format!("what the GPU's memory held is in {shown}, for pytorch.org/memory_viz"),
+        Err(e) => format!("what the GPU's memory held could not be kept in {shown} ({e})"),
+    };
+    bench.tell(&Progress::Note(note));
 }
 
 fn stopped(signals: &Signals) -> Option<Status> {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::blocks::Filled;
 use super::inspection::{Detected, LoaderInfo, OptionsInfo, RootInfo, SwitchInfo};
 use super::knob::{Knob, Value};
 use super::parity::AfterSteps;
@@ -117,6 +118,8 @@ pub enum Record {
         /// Whether it reached the end of the script (`excepthook`) or an agent's frame only.
         fatal: bool,
     },
+    /// What was alive then.
+    Filled(Box<Filled>),
     /// The agent itself failed in a hook; that hook is now off.
     Fault {
         /// Which hook.

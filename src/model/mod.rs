@@ -6,6 +6,7 @@
 //! Units, everywhere: memory in bytes (`u64`), time in seconds (`f64`), throughput in samples per second.
 
 pub mod arguments;
+pub mod blocks;
 pub mod configuration;
 pub mod event;
 pub mod failure;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::blocks::Filled;
 use super::configuration::Configuration;
 use super::event::{KnobReport, Phase};
 use super::failure::Failure;
@@ -254,6 +255,9 @@ pub struct Observation {
     /// Memory over time, where it was watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryTrace>,
+    /// What was alive when memory ran out, where the process could still tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Filled>,
     /// The limit it ran under.
     pub cap: Cap,
     /// Loss of the first steps.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::blocks::{BlockRow, Pieces};
 use super::plan::Device;
 
-/// One step under PyTorch's profiler.
+/// One step under PyTorch's profiler, and what the memory of the next was for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// Which step.
@@ -44,12 +45,22 @@ pub struct Operator {
 /// Memory in tensors at the moment when there was most of it; bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AtPeak {
-    /// All of it.
+    /// How long the step took in which it was traced: longer than without.
+    pub seconds: f64,
+    /// All blocks of it together.
     pub peak: u64,
+    /// The same as the allocator itself counted it, by another way.
+    pub counted: u64,
     /// What there was when the step began.
     pub at_start: u64,
-    /// `parameters`, `buffers`, `optimizer_state`, `gradients`, `activations`, `other`: they add up to the peak.
+    /// `parameters`, `buffers`, `optimizer_state`, `gradients`, `activations`, `temporaries`, `inputs`, `kept`, `other`:
+    /// they add up to the peak.
     pub categories: BTreeMap<String, u64>,
+    /// The largest blocks.
+    pub blocks: Vec<BlockRow>,
+    /// On a GPU: how the allocator's memory was cut up when the step had ended.
+    #[serde(default)]
+    pub pieces: Option<Pieces>,
 }
 
 /// The process by the kernel's books after the step; bytes.
@@ -58,7 +69,7 @@ pub struct AtPeak {
 pub struct HostParts {
     /// Anonymous and shared memory.
     pub anonymous_and_shared: u64,
-    /// Of it what is no tensor that a step keeps: the interpreter, libraries, data, freed memory that is kept.
+    /// Of it what is no tensor that outlives a step: the interpreter, libraries, data, freed memory that is kept.
     pub rest: u64,
     /// Pages of files: the code of libraries.
     pub mapped_files: u64,

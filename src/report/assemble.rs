@@ -318,6 +318,7 @@ fn oom(o: &Observation) -> Option<Oom> {
         kind,
         cause: failure.map_or_else(|| o.why.clone(), |f| f.cause.clone()),
         fields,
+        filled: o.filled.clone(),
     })
 }
 

@@ -7,6 +7,7 @@ use super::assemble::SummaryInput;
 use super::machine::Machine;
 use super::redact::Redactor;
 use super::result::{Advice, Files, Isolation, Prediction, Skipped, Status};
+use crate::model::blocks::{BlockRow, Filled};
 use crate::model::event::Phase;
 use crate::model::observation::{Cap, Coverage, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use crate::model::plan::Device;
@@ -52,6 +53,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         timing: None,
         peaks: Peaks::default(),
         memory: None,
+        filled: None,
         cap: cap(),
         losses: vec![],
         grad_norms: vec![],
@@ -110,8 +112,37 @@ pub fn oom(n: u32, purpose: Purpose, set: &str) -> Observation {
         oom_phase: Some(Phase::Train),
         peaks: Peaks { host: Some(1530 * MIB), ..Peaks::default() },
         memory: Some(memory(1530 * MIB)),
+        filled: (purpose == Purpose::Baseline).then(filled),
         steps: 1,
         ..trial(n, purpose, set, Verdict::Oom, cause)
+    }
+}
+
+/// What a training holds in the middle of its forward pass.
+fn filled() -> Filled {
+    let block = |category: &str, mib: u64, count, what: Option<&str>, shape: [u64; 2]| BlockRow {
+        category: category.into(),
+        bytes: mib * MIB,
+        count,
+        place: None,
+        what: what.map(str::to_owned),
+        shape: Some(shape.to_vec()),
+        dtype: Some("float32".into()),
+    };
+    Filled {
+        device: "cpu".into(),
+        bytes: 1100 * MIB,
+        categories: [("activations", 980), ("optimizer_state", 80), ("parameters", 40)]
+            .map(|(name, mib)| (name.to_owned(), mib * MIB))
+            .into(),
+        blocks: vec![
+            block("activations", 768, 12, Some("GeluBackward0"), [8192, 2048]),
+            block("activations", 192, 12, Some("AddmmBackward0"), [8192, 512]),
+            block("optimizer_state", 32, 8, Some("exp_avg"), [2048, 512]),
+            block("parameters", 16, 4, Some("h.0.mlp.weight"), [2048, 512]),
+        ],
+        pieces: None,
+        partial: false,
     }
 }
 

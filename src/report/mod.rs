@@ -10,6 +10,7 @@
 //! progress line, a table row and `result.json` call the same thing by the same name.
 
 pub mod assemble;
+pub mod blocks;
 pub mod doctor;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -29,6 +30,9 @@ pub mod table;
 pub mod watch;
 pub mod watch_view;
 pub mod words;
+
+#[cfg(test)]
+mod printed_tests;
 
 pub use progress::{Mode, Reporter};
 pub use result::TuneResult;

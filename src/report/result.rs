@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+use crate::model::blocks::Filled;
 use crate::model::event::Phase;
 use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures, Window};
 use crate::model::parity::{Figure, Outcome};
@@ -323,6 +324,9 @@ pub struct Oom {
     pub cause: String,
     /// All figures that the text states.
     pub fields: FailureFields,
+    /// What was alive then, where the process could still tell.
+    #[serde(default)]
+    pub filled: Option<Filled>,
 }
 
 /// One point of a curve.

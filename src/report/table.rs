@@ -2,7 +2,7 @@
 
 use super::result::{Candidate, Compared, Confirmed, Parity, Rate, Status, Trial, TuneResult};
 use super::style::{Style, hang, one_line, wrap};
-use super::{redact, shortfall, sweep, words};
+use super::{blocks, redact, shortfall, sweep, words};
 use crate::model::observation::Cap;
 use crate::model::parity::{Outcome, Quantity};
 use crate::model::size::Bytes;
@@ -182,6 +182,9 @@ fn facts(r: &TuneResult, style: Style) -> String {
         for s in shortfall::sentences(r) {
             say("short: ", &s);
         }
+    }
+    for s in blocks::what_filled_it(r) {
+        say("filled: ", &s);
     }
     say("cap: ", &words::cap(&Cap::from(&r.cap)));
     say("isolation: ", &isolation(r));

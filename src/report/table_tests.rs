@@ -23,6 +23,11 @@ fn the_baseline_runs_out_of_memory_and_a_rung_wins() {
       confirmed in a fresh process: peak 1.21 GiB, headroom 293 MiB, 409 ± 3 samples/s, 1.35x trial 3
       train seen, eval seen, save not seen, largest batch: of 120 looked at
       losses not compared: the script as it is runs out of memory before there is one to compare
+    filled: when trial 1 ran out, tensors on cpu held 1.07 GiB: activations 980 MiB (89 %), optimizer
+            state 80.0 MiB (7 %), parameters 40.0 MiB (4 %)
+    filled: the largest: 12 x 64.0 MiB float32 8192x2048 (activations, GeluBackward0); 12 x 16.0 MiB
+            float32 8192x512 (activations, AddmmBackward0); 8 x 4.00 MiB float32 2048x512 (optimizer
+            state, exp_avg)
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     advice: an effective batch of 32 gives 455 ± 4 samples/s at a peak of 1.07 GiB; it is another
@@ -78,6 +83,12 @@ fn nothing_fits() {
 
     short: baseline; accumulation=64, checkpoint=all: more than 1.50 GiB needed;
            memory ran out in train after 1 step
+    filled: when trial 1 ran out, tensors on cpu held 1.07 GiB: activations 980 MiB
+            (89 %), optimizer state 80.0 MiB (7 %), parameters 40.0 MiB (4 %)
+    filled: the largest: 12 x 64.0 MiB float32 8192x2048 (activations,
+            GeluBackward0); 12 x 16.0 MiB float32 8192x512 (activations,
+            AddmmBackward0); 8 x 4.00 MiB float32 2048x512 (optimizer state,
+            exp_avg)
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     advice: batch_size=8 fits (peak 1.37 GiB, 77.0 ± 0.8 samples/s); it is another
@@ -132,6 +143,12 @@ fn interrupted() {
       not confirmed in a fresh process: a candidate, not a claim
       losses not compared: the script as it is runs out of memory before there is
       one to compare
+    filled: when trial 1 ran out, tensors on cpu held 1.07 GiB: activations 980 MiB
+            (89 %), optimizer state 80.0 MiB (7 %), parameters 40.0 MiB (4 %)
+    filled: the largest: 12 x 64.0 MiB float32 8192x2048 (activations,
+            GeluBackward0); 12 x 16.0 MiB float32 8192x512 (activations,
+            AddmmBackward0); 8 x 4.00 MiB float32 2048x512 (optimizer state,
+            exp_avg)
     cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
     isolation: overlay: the working directory, HOME, /tmp; not covered: the network
     cost: 3 launches, 28 s

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::blocks::Filled;
 use crate::model::event::{EndReason, Event, KnobReport, Phase, Record, Step};
 use crate::model::observation::{Coverage, Peaks};
 use crate::model::parity::AfterSteps;
@@ -129,6 +130,14 @@ impl Records {
             }
         }
         facts
+    }
+
+    /// What was alive when memory ran out for the first time.
+    pub fn filled(&self) -> Option<Filled> {
+        self.all().find_map(|r| match r {
+            Record::Filled(filled) if filled.bytes > 0 => Some((**filled).clone()),
+            _ => None,
+        })
     }
 
     /// Where each of several ranks was when it was last heard: `(rank, "train.py:41")`.

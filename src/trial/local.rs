@@ -214,6 +214,10 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         let mut prepared = self.prepare(spec);
         prepared.plan.trial_dir = Some(dir.display().to_string());
         prepared.plan.profile = self.profile;
+        if self.profile {
+            // What the comparison keeps of the first steps would be found among the script's tensors.
+            prepared.plan.parity_steps = 0;
+        }
         let plan = dir.join("plan.json");
         std::fs::write(&plan, serde_json::to_vec_pretty(&prepared.plan)?)
             .with_context(|| format!("cannot write {}", plan.display()))?;

@@ -6,6 +6,7 @@
 //! ([`crate::watch`]) and reads the agent's records while it runs, ends it when it hangs or takes too long, and gives
 //! all facts to [`crate::verdict::judge`].  [`collect`] is the pure part: records -> facts -> observation.
 //! [`slurm::SlurmExecutor`] submits jobs in which this same binary does just that; [`any`] is whichever was asked for.
+//! [`windows`] is that of a launch that measures several configurations in turns.
 //!
 //! **Architecture invariant:** the search never sees a process; it sees [`Executor`], and tests drive it with
 //! recorded observations.

@@ -97,6 +97,7 @@ pub(super) fn observe(
         timing,
         peaks: peaks(site, records, watched.as_ref(), ended.as_ref()),
         memory: watched.as_ref().and_then(|w| super::trace::trace(&w.series, all_records)),
+        filled: records.filled(),
         cap: ended.as_ref().map_or_else(|| site.cap.clone(), |e| cap(site, e)),
         losses: records.losses(PARITY_STEPS as usize),
         grad_norms: records.grad_norms(PARITY_STEPS as usize),

@@ -13,7 +13,7 @@ import importlib
 import torch
 from autofit_agent import imports, patches, plan, roles, session
 from autofit_agent.knobs import idle_models, offload  # noqa: F401 (for tests that reach into them)
-from autofit_agent.windows import turning  # noqa: F401 (the same)
+from autofit_agent.windows import cutting, turning  # noqa: F401 (the same)
 
 torch.set_num_threads(1)
 

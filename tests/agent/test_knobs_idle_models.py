@@ -95,7 +95,7 @@ def distilled(steps=12, look=lambda *_: None):
     return [*state_of(student, average, teacher), *optimizer_state(optimizer)]
 
 
-@unittest.skipUnless(hasattr(torch._C, "_storage_Use_Count"), "PyTorch 2.5 has it without CUDA, too")
+@unittest.skipUnless(hasattr(torch._C, "_storage_Use_Count"), "this PyTorch does not tell")
 class Forced(unittest.TestCase):
     """The class takes the processor for a device, and every tensor for a large one."""
 

@@ -109,6 +109,60 @@ app()
         self.assertEqual((options["batch_size"]["first"], options["batch_size"]["after"]), (1, 1))
 
 
+class Fire(OptionsTest):
+    SCRIPT = (
+        TRAIN
+        + """
+import fire
+
+def main(data, batch_size=32, amp: bool = False, lr=None, layers=(1, 2), *rest, tag="x"):
+    train()
+
+fire.Fire(main)
+"""
+    )
+
+    def test_parameters_of_the_function_that_is_called(self):
+        info, options = self.told(self.SCRIPT, "wiki", "--batch-size", "8", "--lr=0.1", "--tag=y")
+        self.assertEqual((info["parser"], len(info["words"])), ("fire", 5))
+        # `data` was given by its position.
+        self.assertEqual(sorted(options), ["amp", "batch_size", "layers", "lr", "tag"])
+        self.assert_written(options["batch_size"], "int", "8", ["--batch_size={value}"])
+        self.assert_written(options["amp"], "bool", "False", [["--amp=True"], ["--amp=False"]])
+        self.assert_written(options["lr"], "float", "0.1", ["--lr={value}"])
+        self.assertEqual(options["layers"]["write"], [])
+        self.assertEqual(options["batch_size"]["default"], "32")
+        self.assertLessEqual({"--batch_size", "--batch-size", "-b"}, set(options["batch_size"]["flags"]))
+        self.assertNotIn("-l", options["lr"]["flags"])  # that may be `layers`
+        self.assertEqual((options["lr"]["first"], options["lr"]["after"]), (0, 5))
+
+    def test_subcommands(self):
+        script = self.SCRIPT.replace("fire.Fire(main)", "fire.Fire({'fit': main, 'test': train})")
+        _, options = self.told(script, "fit", "--data=wiki", "--batch_size=8")
+        self.assertEqual(options["batch_size"]["under"], ["fit"])
+        self.assertEqual((options["batch_size"]["first"], options["batch_size"]["after"]), (1, 3))
+        self.assert_written(options["data"], "str", "wiki", ["--data={value}"])
+
+    def test_it_is_read_back(self):
+        asked = {
+            "inspect": False,
+            "settings": {"batch_size": 2},
+            "ways": {"batch_size": "option"},
+            "options": {"batch_size": [{"dest": "batch_size", "value": "2"}]},
+        }
+        result = self.launch(self.SCRIPT, "wiki", "--batch_size=2", **asked)
+        self.assert_read(result, "batch_size", 2)
+        self.new_trial(2)
+        other = self.launch(self.SCRIPT, "wiki", "-b", "3", **asked)
+        self.assert_read(other, "batch_size", None, "fire reads batch_size=3, not 2")
+
+    def test_a_class_shows_nothing_before_it_is_called(self):
+        script = TRAIN + "import fire\nclass A:\n  def go(self, steps=8): train(steps)\nfire.Fire(A)\n"
+        info, options = self.told(script, "go", "--steps=5")
+        self.assertEqual(info["parser"], "fire")
+        self.assert_written(options["steps"], "int", "5", ["--steps={value}"])
+
+
 class Hydra(OptionsTest):
     SCRIPT = (
         TRAIN

@@ -239,18 +239,6 @@ for _ in range(12):
         self.assert_read(self.accumulating("--accum=2"), "accumulation", None, "reads accum=2")
 
 
-class NotDiscovered(OptionsTest):
-    def test_fire_has_no_list(self):
-        # All that is asked of the package is its name and that of its function.
-        import os
-
-        os.mkdir(os.path.join(self.folder, "fire"))
-        self.write("fire/__init__.py", "from .core import Fire\n")
-        self.write("fire/core.py", "def Fire(component):\n    component()\n")
-        info, options = self.told(TRAIN + "import fire\nfire.Fire(train)\n", "--steps=3")
-        self.assertEqual((info["parser"], options), ("fire", {}))
-
-
 if __name__ == "__main__":
     import unittest
 

@@ -7,7 +7,7 @@ import unittest
 import torch
 from models_knobs import GPT
 from support import AgentTest
-from support_knobs import agent, state_of, turning
+from support_knobs import agent, cutting, state_of, turning
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
@@ -119,6 +119,11 @@ class InTurns(SweepTest):
             self.assertEqual((report["knob"], report["effective"]), (name, value))
             self.assertGreaterEqual(order.count(number), 3)
             self.assertGreaterEqual(len(swept.steps(number)), 9)
+        # The first step of a window is never measured, nor are those that are compared.
+        self.assertGreaterEqual(sum(s.get("run") is None for s in swept.result.all("step")), 4)
+        for run in swept.window_of:
+            of_run = [s["warmup"] for s in swept.result.all("step") if s.get("run") == run]
+            self.assertEqual((of_run[0], of_run[-1]), (True, False), "run %d" % run)
         # What these knobs compute is what the script computes, to the bit; so it is once they are gone.
         steps = swept.result.all("step")
         self.new_trial(1)
@@ -127,15 +132,6 @@ class InTurns(SweepTest):
         losses = [s["loss"] for s in plain.all("step")]
         self.assertEqual([s["loss"] for s in steps], losses[: len(steps)])
         self.assertGreater(len(set(losses[: len(steps)])), 50)
-
-    def test_the_first_steps_and_the_first_of_each_window_are_not_measured(self):
-        swept = self.sweep(LOADER, {"optimizer": "fused"}, parity_steps=4)
-        before = [s for s in swept.result.all("step") if s.get("run") is None]
-        self.assertGreaterEqual(len(before), 4)
-        for run in swept.window_of:
-            of_run = [s["warmup"] for s in swept.result.all("step") if s.get("run") == run]
-            self.assertTrue(of_run[0], "the first step of run %d" % run)
-            self.assertFalse(of_run[-1])
 
     def test_the_launchs_own_settings_are_taken_away_and_put_back(self):
         own = {"amp": "bf16", "checkpoint": "all", "accumulation": 2}
@@ -155,8 +151,10 @@ class InTurns(SweepTest):
             {"optimizer": "fused"},
             {"tf32": True},
             {"batch_size": 64},
+            {"omp_threads": 2},
         ]
-        swept = self.sweep(LOADER, *refused, ways={"optimizer": "framework"})
+        ways, env = {"optimizer": "framework"}, {"OMP_NUM_THREADS": "2"}
+        swept = self.sweep(LOADER, *refused, ways=ways, env=env)
         self.assert_ended_well(swept)
         self.assertEqual(
             swept.why_not,
@@ -166,21 +164,13 @@ class InTurns(SweepTest):
                 2: "optimizer is turned by a switch of its framework, which is read once",
                 3: "tf32=true was not applied: it is a switch of NVIDIA's libraries, and Net is on cpu",
                 4: "only smaller batches than the script's own (32) can be cut from it",
+                5: "omp_threads=2 was not applied: the script set 1 threads by itself",
             },
         )
         for number in (0, 1, 2, 4):
             self.assertEqual(swept.steps(number, True), [])
         for number in range(len(refused)):
             self.assertEqual(swept.steps(number), [])
-
-    def test_threads_that_the_script_sets_are_the_scripts(self):
-        swept = self.sweep(LOADER, {"omp_threads": 2}, env={"OMP_NUM_THREADS": "2"})
-        self.assertIn("the script set 1 threads by itself", swept.why_not[0])
-        self.new_trial(1)
-        script = LOADER.replace("torch.set_num_threads(1)", "")
-        swept = self.sweep(script, {"omp_threads": 2}, env={"OMP_NUM_THREADS": "1"})
-        self.assertEqual(swept.reports[0][0]["effective"], 2)
-        self.assertTrue(swept.steps(0))
 
 
 class Memory(SweepTest):
@@ -247,14 +237,12 @@ model = Net()
         swept = self.sweep(NO_LOADER, {"batch_size": 8}, {"batch_size": 8, "accumulation": 2})
         self.assert_ended_well(swept)
         self.assertEqual((swept.samples(None), swept.samples(0), swept.samples(1)), ({32}, {8}, {8}))
-        self.new_trial(1)
-        script = NO_LOADER.replace("loss=True", "").replace(
-            "loss = model(*data(32))", "x, y = data(32); loss = nn.functional.cross_entropy(model(x), y)"
-        )
-        swept = self.sweep(script, {"batch_size": 8})
-        self.assertEqual(
-            swept.why_not[0], "no DataLoader feeds training, and the model does not return the loss"
-        )
+        model, batch = gpt(returns="logits")
+        with agent() as tuned:
+            optimizer = torch.optim.SGD(model.parameters(), 0.01)
+            step(model, optimizer, batch[:1])
+            why = cutting.Cutter(tuned.session).why_not(2, 4)
+        self.assertEqual(why, "no DataLoader feeds training, and the model does not return the loss")
 
     def test_a_script_with_fixed_shapes_dies_in_the_last_window_and_what_was_measured_is_told(self):
         script = LOADER.replace("model(x), y", "model(x.view(32, 16)), y")
@@ -273,10 +261,10 @@ def step(model, optimizer, batch):
     optimizer.step()
 
 
-def gpt():
+def gpt(**words):
     torch.manual_seed(1)
     tokens = torch.randint(0, 50, (4, 16))
-    return GPT(layers=2), (tokens, tokens.roll(-1, 1))
+    return GPT(layers=2, **words), (tokens, tokens.roll(-1, 1))
 
 
 def convolutions():

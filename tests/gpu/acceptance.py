@@ -17,6 +17,7 @@ import traceback
 
 import device as gpu
 import knobs
+import memory_parts
 from bench import MIB, Bench, Evidence
 
 # The limit on the allocator is corrected once the context is measured: the peak may pass the cap by this.
@@ -221,6 +222,7 @@ def example(bench, name, seconds, run_seconds):
         kind=oom.get("kind"),
         requested=oom.get("requested_bytes"),
     )
+    memory_parts.told_at_oom(bench, name, run)
     check(
         f"{name}: a configuration fits and is confirmed",
         run["status"] == 0 and bool(confirmed),
@@ -426,6 +428,7 @@ def main():
         ("allocator against NVML", 20, lambda: allocator_against_nvml(bench)),
         ("a real OOM", 25, lambda: diagnose_real_oom(bench)),
         ("gpt", 60, lambda: example(bench, "gpt", 90, 40)),
+        ("profile", 40, lambda: memory_parts.profiled(bench, "gpt", EXAMPLES["gpt"].split())),
         ("two searches", 45, lambda: two_searches_and_an_interrupt(bench)),
         ("cnn", 50, lambda: example(bench, "cnn", 60, 30)),
         *(

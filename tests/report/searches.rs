@@ -330,6 +330,7 @@ impl Search {
                 ..Peaks::default()
             },
             memory: Some(memory(bytes, seconds, verdict == Verdict::Oom, cuda)),
+            filled: None,
             cap: self.cap(),
             losses: vec![],
             grad_norms: vec![],

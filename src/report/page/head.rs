@@ -6,7 +6,7 @@ use crate::model::observation::Cap;
 use crate::model::size::Bytes;
 use crate::model::{Purpose, Verdict};
 use crate::report::result::{Status, TuneResult};
-use crate::report::{shortfall, table, words};
+use crate::report::{blocks, shortfall, table, words};
 
 /// What came out, in a line.
 pub(super) fn headline(r: &TuneResult) -> String {
@@ -100,6 +100,7 @@ pub(super) fn facts(r: &TuneResult) -> Vec<(&'static str, String)> {
     if r.status == Status::NothingFits {
         all.extend(shortfall::sentences(r).into_iter().map(|s| ("short", s)));
     }
+    all.extend(blocks::what_filled_it(r).into_iter().map(|s| ("filled", s)));
     for a in &r.advice {
         let option = a.option.as_ref().map(|o| format!(" (option: {o})")).unwrap_or_default();
         all.push(("advice", format!("{}{option}", a.text)));

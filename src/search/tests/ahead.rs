@@ -49,6 +49,7 @@ fn two_at_a_time_find_what_one_at_a_time_finds_and_sooner() {
         in_twos += pairs.rounds.len();
         assert!(pairs.history.len() <= 2 * pairs.rounds.len());
     }
+    // The script as it is, sweeps, comparisons and confirm trials are waited for: that is half of a short search.
     assert!(in_twos * 10 <= alone * 9, "{in_twos} rounds for {alone} launches");
 }
 

@@ -408,6 +408,7 @@ impl Machine {
             // What only a confirm trial asks for is asked for by the evaluation.
             oom_phase: (verdict == Verdict::Oom && law.peak * MIB as f64 <= self.cap as f64)
                 .then_some(Phase::Eval),
+            filled: None,
             cap: self.cap_words(),
             disturbance: Disturbance::default(),
             losses: if timed {

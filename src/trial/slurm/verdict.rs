@@ -147,6 +147,7 @@ impl Unwritten<'_> {
             inspection: None,
             ranks: Vec::new(),
             windows: Vec::new(),
+            filled: None,
         }
     }
 }

@@ -61,6 +61,11 @@ class Ooms:
 
     def __init__(self, session):
         self.session = session
+        self.filled = None
+        if session.mode == "trial":
+            from .filled import Filled  # now: there may be no memory for it later
+
+            self.filled = Filled(session)
         self._observed = None
 
     # Agent frames
@@ -90,6 +95,8 @@ class Ooms:
         error._autofit_told = fatal
         self._observed = None
         self.session.oom(device, f"{type(error).__name__}: {error}", fatal)
+        if self.filled is not None:
+            self.filled.tell(device)
 
     def patch_optimizer(self, module):
         """Lets exceptions of `step()` pass a frame of ours, in every optimizer class."""
@@ -149,7 +156,10 @@ class Ooms:
         frame = sys._getframe(2)
         name = frame.f_code.co_filename if frame is not None else ""
         text = f"CUDA out of memory. Tried to allocate {requested} bytes. {free} of {total} bytes are free."
-        self._observed = (device, text, any(part in name for part in _PROBING))
+        probing = any(part in name for part in _PROBING)
+        self._observed = (device, text, probing)
+        if not probing and self.filled is not None:
+            self.filled.snapshot()
 
     def step_ended(self, _index):
         """A step went by: an observation that no exception followed was caught by somebody."""

@@ -14,7 +14,7 @@ from . import tree
 
 
 def available(torch):
-    """Whether PyTorch tells how many hold a tensor's storage (before 2.5 only where it is built for CUDA)."""
+    """Whether PyTorch tells how many hold a storage (older ones only where they are built for CUDA)."""
     return hasattr(torch._C, "_storage_Use_Count")
 
 

@@ -25,15 +25,15 @@ _KINDS = (
     ("fire.core", "of_fire"),
 )
 
-# Who is believed where several have read the command line.  hydra is built on argparse, and a script that
-# changes its globals by hand may parse the rest with it.
+# Who is believed where several have read the command line; least who found nothing in it.  hydra is built on
+# argparse, and a script that changes its globals by hand may parse the rest with it.
 RANKS = {
-    "fire": 0,
     "argparse": 1,
     "constants": 2,
     "jsonargparse": 2,
     "absl": 3,
     "click": 3,
+    "fire": 3,
     "typer": 3,
     "hydra": 3,
 }
@@ -75,7 +75,7 @@ class Options:
 
     def offer(self, parser, words, options):
         """Takes the options of a parser, unless a better one has read the command line."""
-        standing = (RANKS[parser], len(options))
+        standing = (RANKS[parser] if options else 0, len(options))
         if standing < self._standing:
             return
         self._standing = standing

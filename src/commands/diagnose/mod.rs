@@ -1,15 +1,20 @@
-//! `autofit diagnose FILE|-`: what went wrong, from what a program left on its terminal.
+//! `autofit diagnose FILE|-|DIR`: what went wrong, from what a program left on its terminal, or from a search.
+
+mod search;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write as _};
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::exit::{Exit, USAGE};
+use crate::model::blocks::Filled;
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Failure, FailureFields, FailureKind, VERSION};
+use crate::report::style::{Stream, Style};
 use crate::verdict::failure::{decode, read_failure, rung};
 
 /// Of a longer output the first and the last part are read: it begins with versions and ends with the failure.
@@ -23,24 +28,42 @@ struct Report<'a> {
     failure: &'a Failure,
     /// The settings among `next`, in its order.
     rungs: Vec<Configuration>,
+    /// Of a search: which launch, and what was alive when its memory ran out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filled: Option<&'a Filled>,
+}
+
+impl<'a> Report<'a> {
+    fn of(failure: &'a Failure) -> Self {
+        Self { version: VERSION, failure, rungs: rungs(failure), trial: None, filled: None }
+    }
 }
 
 fn rungs(failure: &Failure) -> Vec<Configuration> {
     failure.next.iter().filter_map(|line| rung(line)).collect()
 }
 
-/// Reads `file` (`-`: standard input), prints the diagnosis, returns the exit status.
+/// Reads `file` (`-`: standard input; a folder: its latest search), prints the diagnosis, returns the exit status.
 ///
 /// # Errors
 /// When there is nothing to read, or it is not text.
 pub fn run(file: &str, json: bool) -> anyhow::Result<i32> {
-    let text = read(file)?;
-    let failure = read_failure(&text, None);
-    let out = if json {
-        serde_json::to_string_pretty(&Report { version: VERSION, failure: &failure, rungs: rungs(&failure) })?
-            + "\n"
+    let folder = Path::new(file);
+    let out = if folder.is_dir() {
+        let known = search::latest(folder)?;
+        let (trial, filled) = (Some(known.trial), known.filled.as_ref());
+        match json {
+            true => document(&Report { trial, filled, ..Report::of(&known.failure) })?,
+            false => known.text(Style::of(Stream::Stdout)),
+        }
     } else {
-        describe(&failure)
+        let failure = read_failure(&read(file)?, None);
+        match json {
+            true => document(&Report::of(&failure))?,
+            false => describe(&failure),
+        }
     };
     match std::io::stdout().write_all(out.as_bytes()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context("cannot write the diagnosis"),
@@ -48,22 +71,19 @@ pub fn run(file: &str, json: bool) -> anyhow::Result<i32> {
     }
 }
 
+fn document(report: &Report<'_>) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}
+
 fn read(file: &str) -> anyhow::Result<String> {
     let usage = |message: String| anyhow::Error::from(Exit::new(USAGE, message));
     let name = if file == "-" { "standard input".to_owned() } else { format!("`{file}`") };
-    let bytes = if file == "-" {
-        ends(std::io::stdin().lock())
-    } else {
-        std::fs::File::open(file)
-            .and_then(|f| if f.metadata()?.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { ends(f) })
-    };
+    let bytes =
+        if file == "-" { ends(std::io::stdin().lock()) } else { std::fs::File::open(file).and_then(ends) };
     let bytes = bytes.map_err(|e| match e.kind() {
         ErrorKind::NotFound => usage(format!(
             "there is no file {name}; give the file with the program's output, or - for standard input"
         )),
-        ErrorKind::IsADirectory => {
-            usage(format!("{name} is a directory; give the file with the program's output"))
-        }
         _ => usage(format!("cannot read {name}: {e}")),
     })?;
     let text = decode(&bytes)
@@ -165,58 +185,4 @@ fn figures(f: &FailureFields) -> Vec<(&'static str, String)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(file: &str) -> String {
-        let error = read(file).unwrap_err();
-        assert_eq!(error.downcast_ref::<Exit>().map(|e| e.status), Some(USAGE));
-        error.to_string()
-    }
-
-    #[test]
-    fn one_clear_message_where_there_is_nothing_to_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str, bytes: &[u8]| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            path.to_string_lossy().into_owned()
-        };
-        assert!(message("/nonexistent/log").starts_with("there is no file `/nonexistent/log`"));
-        assert!(message(&dir.path().to_string_lossy()).contains("is a directory"));
-        assert!(message(&path("empty", b" \n\n")).contains("is empty"));
-        assert!(
-            message(&path("image", &(0..=255).cycle().take(9999).collect::<Vec<u8>>())).contains("not text")
-        );
-    }
-
-    #[test]
-    fn of_a_long_output_both_ends_are_read() {
-        let mut bytes = b"front".to_vec();
-        bytes.resize(FRONT + BACK + 1000, b'x');
-        bytes.extend(b"back");
-        let read = ends(&bytes[..]).unwrap();
-        assert!(read.starts_with(b"front") && read.ends_with(b"back"));
-        assert_eq!(read.len(), FRONT + BACK + 1);
-    }
-
-    #[test]
-    fn the_text_for_people() {
-        let log = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity \
-                   of 11.00 GiB of which 0.50 GiB is free. Of the allocated memory 9.00 GiB is allocated by PyTorch, \
-                   and 1.25 GiB is reserved by PyTorch but unallocated.";
-        insta::assert_snapshot!(describe(&read_failure(log, None)));
-    }
-
-    #[test]
-    fn json_begins_with_its_version() {
-        let failure = read_failure("MemoryError", None);
-        let report = Report { version: VERSION, failure: &failure, rungs: rungs(&failure) };
-        let json = serde_json::to_string(&report).unwrap();
-        assert!(json.contains(r#""rungs":[{"num_workers":2},{"prefetch_factor":1},"#), "{json}");
-        assert!(
-            json.starts_with(r#"{"version":1,"kind":"host_oom","fragmentation":null,"fields":{},"cause":"#),
-            "{json}"
-        );
-    }
-}
+mod tests;

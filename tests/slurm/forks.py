@@ -1,4 +1,4 @@
-# Its processes share memory: the kernel counts it once, and a scheduler without cgroups once for each of them.
+# Its processes share memory: the kernel counts it once, a scheduler without cgroups once for each of them.
 import os
 import time
 

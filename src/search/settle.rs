@@ -12,9 +12,9 @@ use crate::verdict::compare::{Comparison, Speed, compare_with};
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
 /// Launches that all of this may take: what is left of a usual search, within these bounds.
-const LEFT: std::ops::RangeInclusive<usize> = 4..=8;
+const LEFT: std::ops::RangeInclusive<usize> = 3..=6;
 /// A usual search, its confirm trial left out.
-const USUAL: usize = 13;
+const USUAL: usize = 10;
 /// A challenger has at least this probability to be faster than the champion by something that matters.
 const CONTENDS: f64 = 0.15;
 /// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.

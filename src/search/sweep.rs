@@ -17,10 +17,10 @@ use crate::verdict::stats::median;
 const MOST: usize = 12;
 /// Fewer that promise something are not worth a launch that takes longer than others.
 const FEWEST: usize = 2;
-/// Steps that a window asks for in all its turns, those beside it included.
-const STEPS: f64 = 16.0;
+/// Steps that a window asks for in its first turn, those beside it included; more turns are a matter of time left.
+const STEPS: f64 = 8.0;
 /// Seconds that all windows together may take.
-const SECONDS: f64 = 40.0;
+const SECONDS: f64 = 60.0;
 /// A window is at least this likely to fit: one that does not ends the launch.
 const SAFE: f64 = 0.9;
 /// Parts of the batch that are measured to tell how memory and time grow with it.

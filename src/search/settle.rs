@@ -53,8 +53,14 @@ pub(super) fn best_shown(session: &Session<'_>, space: &Space<'_>) -> Option<Con
             || swept_better(session, space, c, &baseline)
     };
     let fits = session.state(&baseline) == State::Fits;
-    let mut candidates = ranked.filter(|c| !fits || shown(c));
-    candidates.next().or_else(|| session.fitting().into_iter().next())
+    let candidates: Vec<Configuration> = ranked.filter(|c| !fits || shown(c)).collect();
+    let Some(best) = candidates.first() else { return session.fitting().into_iter().next() };
+    // A part of it that is as fast by all that is known is as good.
+    let context = session.context(space);
+    let model = session.speed(&context, &session.fitting_in(space));
+    let part = |c: &&Configuration| c.0.iter().all(|(k, v)| best.get(*k) == Some(v));
+    let as_fast = |c: &&Configuration| model.ratio(best, c).mean < MATTERS;
+    candidates.iter().filter(part).filter(as_fast).min_by_key(|c| c.0.len()).cloned()
 }
 
 /// From the best by what is believed to the best by what is shown.

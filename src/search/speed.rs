@@ -68,7 +68,8 @@ impl<'a> SpeedModel<'a> {
         }
         let launches = measured.len();
         for sweep in evidence.sweeps {
-            for (window, ratio) in sweep.windows.iter().filter_map(|w| Some((w, w.ratio?))) {
+            let others = sweep.windows.iter().filter(|w| w.settings != sweep.settings);
+            for (window, ratio) in others.filter_map(|w| Some((w, w.ratio?))) {
                 measured.push(Sum(vec![(1.0, one(&window.settings)), (-1.0, one(&sweep.settings))]));
                 values.push(ratio.ratio.ln());
                 variances.push(spread(&ratio).powi(2) + WINDOW * WINDOW);

@@ -75,10 +75,13 @@ fn choose(session: &Session<'_>, space: &Space<'_>, base: &Configuration, room: 
     }
     // The sort is stable: of equals the one that comes first in the ladder stays first.
     steps.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(b.2.total_cmp(&a.2)));
-    steps.truncate(room.min(MOST).saturating_sub(PARTS.len()));
+    steps.truncate(room.min(MOST).saturating_sub(PARTS.len() + 1));
     let promising = steps.iter().filter(|s| !s.0).count();
-    let mut windows: Vec<Configuration> = steps.into_iter().map(|s| s.3).collect();
-    if let Some(own) = base.int(Knob::BatchSize).or_else(|| space.batch()).filter(|_| !windows.is_empty()) {
+    // Itself among them: peaks of windows are compared with one another.
+    let alone = steps.is_empty();
+    let own = Some(base.clone()).filter(|_| !alone);
+    let mut windows: Vec<Configuration> = own.into_iter().chain(steps.into_iter().map(|s| s.3)).collect();
+    if let Some(own) = base.int(Knob::BatchSize).or_else(|| space.batch()).filter(|_| !alone) {
         let smaller = PARTS.iter().map(|p| own / p).filter(|b| *b > 0);
         windows.extend(smaller.map(|b| with(base, Knob::BatchSize, Value::Int(b))));
     }

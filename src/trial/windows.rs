@@ -8,8 +8,9 @@
 //! Each time that B was open gives the logarithm of its rate over the geometric mean of A's in the windows before and
 //! after it, so that a machine that becomes slower favours neither.  A window's rate is the median of its steps' rates,
 //! or samples over seconds where steps wait for their loader, which comes in bursts.  The ratio is the mean over rounds;
-//! its interval is Student's t of the rounds where there are three or more, else that of the single steps on both sides
-//! (Welch's standard error, the smaller side's degrees of freedom), which knows nothing of what changes between windows.
+//! its interval is Student's t of the rounds where there are three or more, else that of the single steps on both sides.
+//! What steps of one window differ by is taken from all windows of the launch together: a slow script has two or three
+//! steps in each, which by themselves tell nothing.  It knows nothing of what changes between windows.
 
 use std::collections::BTreeMap;
 
@@ -93,13 +94,15 @@ pub fn peak_of_settings(records: &Records) -> Option<(u64, Option<u64>)> {
 /// What each configuration has shown, in the order in which it was asked for.
 pub fn windows(asked: &[Configuration], records: &Records, death: Option<&Death>) -> Vec<Window> {
     let runs = runs(records);
-    asked.iter().enumerate().map(|(i, settings)| window(i, settings, &runs, records, death)).collect()
+    let noise = Noise::of(&runs);
+    asked.iter().enumerate().map(|(i, settings)| window(i, settings, &runs, &noise, records, death)).collect()
 }
 
 fn window(
     index: usize,
     settings: &Configuration,
     runs: &[Run<'_>],
+    noise: &Noise,
     records: &Records,
     death: Option<&Death>,
 ) -> Window {
@@ -112,7 +115,7 @@ fn window(
         oom.is_some() || dead.is_some_and(|d| matches!(d.verdict, Verdict::Oom | Verdict::Thrash));
     let spoilt = refused.or_else(|| oom.map(|o| format!("memory ran out: {o}")));
     if spoilt.is_none() {
-        measure(&mut made, index, runs);
+        measure(&mut made, index, runs, noise);
     }
     made.why_not = spoilt.or_else(|| dead.map(|d| d.why.clone())).or_else(|| {
         let missing = match (records.end_reason(), death) {
@@ -125,7 +128,7 @@ fn window(
     made
 }
 
-fn measure(made: &mut Window, index: usize, runs: &[Run<'_>]) {
+fn measure(made: &mut Window, index: usize, runs: &[Run<'_>], noise: &Noise) {
     let mut rounds = Vec::new();
     let mut steps: Vec<&Step> = Vec::new();
     // What was refused before its first step took no time between its neighbours.
@@ -139,8 +142,8 @@ fn measure(made: &mut Window, index: usize, runs: &[Run<'_>]) {
         if let (Some(rate), Some(usual)) = (rate(run), mean(&beside)) {
             rounds.push(Round {
                 log: rate.ln() - usual,
-                mine: run.steps.iter().map(|s| speed(s).ln()).collect(),
-                beside: own.iter().flat_map(|r| r.steps.iter().map(|s| speed(s).ln())).collect(),
+                mine: run.steps.len(),
+                beside: own.iter().map(|r| r.steps.len()).sum(),
             });
             steps.extend(&run.steps);
         }
@@ -150,29 +153,46 @@ fn measure(made: &mut Window, index: usize, runs: &[Run<'_>]) {
     made.steps = u32::try_from(steps.len()).unwrap_or(u32::MAX);
     made.step_seconds = median(&seconds).unwrap_or(0.0);
     made.samples_per_step = median(&samples).unwrap_or(0.0);
-    made.ratio = ratio(&rounds);
+    made.ratio = ratio(&rounds, noise);
 }
 
 /// One time that a window was open beside the launch's own settings.
 struct Round {
     log: f64,
-    /// Logarithms of the rates of the single steps, of the window and of the windows beside it.
-    mine: Vec<f64>,
-    beside: Vec<f64>,
+    /// Steps of the window, and of the windows beside it.
+    mine: usize,
+    beside: usize,
 }
 
-fn ratio(rounds: &[Round]) -> Option<Ratio> {
+/// What steps of one and the same window differ by.
+struct Noise {
+    /// Of the logarithm of a step's rate.
+    variance: f64,
+    degrees: f64,
+}
+
+impl Noise {
+    fn of(runs: &[Run<'_>]) -> Self {
+        let (mut squares, mut degrees) = (0.0, 0.0);
+        for run in runs.iter().filter(|r| r.steps.len() > 1) {
+            let logs: Vec<f64> = run.steps.iter().map(|s| speed(s).ln()).collect();
+            degrees += logs.len() as f64 - 1.0;
+            squares += variance(&logs) * (logs.len() as f64 - 1.0);
+        }
+        Self { variance: squares / f64::max(degrees, 1.0), degrees }
+    }
+}
+
+fn ratio(rounds: &[Round], noise: &Noise) -> Option<Ratio> {
     let logs: Vec<f64> = rounds.iter().map(|r| r.log).collect();
     let centre = mean(&logs)?;
     let n = logs.len() as f64;
     let margin = if logs.len() >= ROUNDS {
         (variance(&logs) / n).sqrt() * t95(n - 1.0)
     } else {
-        let side =
-            |of: fn(&Round) -> &Vec<f64>| -> Vec<f64> { rounds.iter().flat_map(of).copied().collect() };
-        let (mine, beside) = (side(|r| &r.mine), side(|r| &r.beside));
-        let error = variance(&mine) / mine.len() as f64 + variance(&beside) / beside.len() as f64;
-        error.sqrt() * t95(mine.len().min(beside.len()) as f64 - 1.0)
+        let (mine, beside): (usize, usize) =
+            rounds.iter().fold((0, 0), |sum, r| (sum.0 + r.mine, sum.1 + r.beside));
+        (noise.variance * (1.0 / mine as f64 + 1.0 / beside as f64)).sqrt() * t95(noise.degrees)
     };
     Some(Ratio { ratio: centre.exp(), interval: ((centre - margin).exp(), (centre + margin).exp()) })
 }

@@ -1,6 +1,5 @@
 //! How memory and time of a step grow with the batch, from several sizes measured in one launch.
 
-use super::stats::median;
 use crate::model::{Knob, Observation};
 
 /// A measured size.
@@ -35,15 +34,14 @@ pub fn points(sweep: &Observation, own: u64) -> Vec<Point> {
     });
     let mut all: Vec<Point> = smaller
         .filter_map(|w| {
-            let batch = w.settings.int(Knob::BatchSize)?.unsigned_abs();
+            // The launch's own settings in a window of their own, or a smaller batch.
+            let batch = match w.settings == sweep.settings {
+                true => own,
+                false => w.settings.int(Knob::BatchSize)?.unsigned_abs(),
+            };
             Some(Point { batch, step_seconds: w.step_seconds, peak_bytes: w.peak? })
         })
         .collect();
-    // By itself it is no curve.
-    if let (false, Some(timing), Some(peak_bytes)) = (all.is_empty(), &sweep.timing, sweep.peak()) {
-        let step_seconds = median(&timing.step_seconds).unwrap_or(0.0);
-        all.push(Point { batch: own, step_seconds, peak_bytes });
-    }
     all.sort_by_key(|p| p.batch);
     all.dedup_by_key(|p| p.batch);
     all

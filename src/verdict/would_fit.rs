@@ -114,6 +114,7 @@ mod tests {
     /// 1 GiB + 100 MiB a sample; checkpointing leaves 40 MiB a sample.
     fn sweep() -> Observation {
         let windows = vec![
+            window("", 1024 + 3200),
             window("checkpoint=all", 1024 + 1280),
             window("accumulation=2", 1024 + 1600),
             window("omp_threads=1", 1024 + 3200),
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn without_a_fit_there_is_no_table() {
         let mut one = sweep();
-        one.windows[3].peak = Some(9000 << 20);
+        one.windows[4].peak = Some(9000 << 20);
         assert_eq!(would_fit(&[one], Some(32), Device::Cuda), None);
         assert_eq!(would_fit(&[sweep()], None, Device::Cuda), None, "the batch is not known");
         assert_eq!(would_fit(&[], Some(32), Device::Cuda), None);

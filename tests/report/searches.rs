@@ -85,6 +85,7 @@ impl Search {
             ..Window::default()
         };
         self.observations.last_mut().unwrap().windows = vec![
+            window("", 1.01, peak, 0.156),
             window("amp=bf16", 1.95, 11_900, 0.08),
             window("checkpoint=all", 0.76, 6_300, 0.205),
             Window {

@@ -1,4 +1,4 @@
-//! What a sweep has shown, as a table below that of the launches.
+//! What a sweep has shown, in words; and as a table below that of the launches.
 
 use super::result::Trial;
 use super::style::{Style, hang, one_line};
@@ -6,13 +6,36 @@ use super::words;
 use crate::model::observation::Window;
 use crate::model::{Configuration, Verdict};
 
-/// The windows of one launch.
-pub(super) fn table(t: &Trial, style: Style) -> String {
+/// Heads of the columns of [`row`].
+pub(super) const HEADS: [&str; 5] = ["what differs", "speed", "95 % interval", "peak", "steps"];
+
+/// What the figures of a sweep are beside.
+pub(super) fn head(t: &Trial) -> String {
     let beside =
         if t.settings.is_baseline() { "the script as it is".to_owned() } else { t.settings.to_string() };
-    let head = format!("in one launch (trial {}), in turns with {beside}:", t.trial);
-    let mut out = hang("", &head, style.width);
-    let heads = ["what differs", "speed", "95 % interval", "peak", "steps"].map(str::to_owned);
+    format!("in one launch (trial {}), in turns with {beside}", t.trial)
+}
+
+/// What speed means here, where it was measured.
+pub(super) fn legend(t: &Trial) -> Option<&'static str> {
+    let measured = t.verdict == Verdict::Fit && t.windows.iter().any(|w| w.ratio.is_some());
+    measured.then_some("speed: samples/s over those beside it; a launch of its own decides")
+}
+
+/// Why a window was not measured, or not to the end.
+pub(super) fn why_not(w: &Window) -> Option<String> {
+    let head = match w.ratio {
+        _ if w.too_large => "too large",
+        None => "not measured",
+        Some(_) => "ended in it",
+    };
+    w.why_not.as_ref().map(|why| one_line(&format!("{head}: {why}")))
+}
+
+/// The windows of one launch.
+pub(super) fn table(t: &Trial, style: Style) -> String {
+    let mut out = hang("", &format!("{}:", head(t)), style.width);
+    let heads = HEADS.map(str::to_owned);
     let rows: Vec<[String; 5]> = t.windows.iter().map(|w| row(w, &t.settings)).collect();
     let mut widths = heads.each_ref().map(|h| h.chars().count());
     for row in &rows {
@@ -25,22 +48,18 @@ pub(super) fn table(t: &Trial, style: Style) -> String {
         let text = line(row, &widths);
         out += &(if window.ratio.is_none() { style.bad(&text) } else { text });
         out.push('\n');
-        if let Some(why) = &window.why_not {
-            let head = match window.ratio {
-                _ if window.too_large => "too large",
-                None => "not measured",
-                Some(_) => "ended in it",
-            };
-            out += &hang("    ", &one_line(&format!("{head}: {why}")), style.width);
+        if let Some(why) = why_not(window) {
+            out += &hang("    ", &why, style.width);
         }
     }
-    if t.verdict == Verdict::Fit && t.windows.iter().any(|w| w.ratio.is_some()) {
-        out += &hang("", "speed: samples/s over those beside it; a launch of its own decides", style.width);
+    if let Some(legend) = legend(t) {
+        out += &hang("", legend, style.width);
     }
     out
 }
 
-fn row(w: &Window, own: &Configuration) -> [String; 5] {
+/// One window: what differs, speed with interval, peak, steps.
+pub(super) fn row(w: &Window, own: &Configuration) -> [String; 5] {
     let none = || words::NONE.to_owned();
     [
         differs(&w.settings, own),

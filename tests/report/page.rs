@@ -213,6 +213,15 @@ fn what_should_fit_where(browser: &mut Browser) {
     assert_eq!(browser.eval(cells), json!(3), "as it is, amp, checkpointing");
     let row = "document.querySelector('#where tbody tr').querySelectorAll('td')[3].textContent";
     assert_eq!(browser.eval(row), json!("83"), "(24 GiB x 0.94 - 1.29 GiB) / 262 MiB");
+    let windows = "document.querySelectorAll('#turns tbody tr').length";
+    assert_eq!(browser.eval(windows), json!(6));
+    assert!(
+        browser
+            .eval("document.querySelector('#turns').textContent")
+            .as_str()
+            .unwrap()
+            .contains("not measured: ")
+    );
     browser.eval("document.getElementById('curve-bytes-0').focus()");
     browser.press("End");
     let spoken = browser.eval("document.getElementById('spoken').textContent");

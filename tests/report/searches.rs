@@ -90,6 +90,9 @@ impl Search {
             window("checkpoint=all", 0.76, 6_300, 0.205),
             Window {
                 why_not: Some("the script has no optimizer of torch.optim".into()),
+                ratio: None,
+                peak: None,
+                steps: 0,
                 ..window("optimizer=fused", 1.0, 0, 0.0)
             },
             window("batch_size=16", 0.82, 5_500, 0.048),

@@ -30,6 +30,7 @@ impl Page<'_> {
                 (section("result", "What came out", &self.result()))
                 (section("type", "What to type", &commands(&self.commands)))
                 @if !self.ladder.is_empty() { (section("ladder", "The ladder as it was climbed", &self.ladder_table())) }
+                @if !self.sweeps().is_empty() { (section("turns", "Measured in turns", &self.sweeps_html())) }
                 @if !self.dots.is_empty() { (section("tradeoff", "Throughput against memory", &self.scatter())) }
                 @if !self.traces.is_empty() { (section("memory", "Memory over time", &self.memory())) }
                 @if !self.curves.is_empty() { (section("batch", "How it grows with the batch", &self.curves_html())) }

@@ -29,6 +29,7 @@ impl Page<'_> {
         if !self.ladder.is_empty() {
             out += &self.ladder();
         }
+        out += &self.sweeps_markdown();
         out += &self.would_fit_markdown();
         if let Some(losses) = &self.losses {
             out += &loss_table(losses);

@@ -22,6 +22,7 @@ mod model;
 mod parts;
 mod shell;
 mod sizes;
+mod turns;
 
 pub use comparison::Comparison;
 pub use model::Page;

@@ -24,6 +24,7 @@ PAIRS = ("2.4.1@python3.9", "2.15.0@python3.13")
 # Files of tests/agent that need other packages, and that of the GPU suite, which has its machine's PyTorch.
 ELSEWHERE = {
     "gpu_knobs",
+    "frameworks_accumulation",
     "frameworks_environment",
     "frameworks_launch",
     "frameworks_trainer",

@@ -100,7 +100,6 @@ modules! {
         test_scripts
         test_units
         test_watching
-        test_windows
     }
     long {
         test_examples_equal
@@ -109,6 +108,7 @@ modules! {
         test_knobs_memory_budget
         test_production
         test_ranks
+        test_windows
     }
     frameworks {
         test_frameworks_accumulation

@@ -325,6 +325,9 @@ pub struct Window {
     /// Why it was not measured, or not to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
+    /// A knob of it was tried and is not in force.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_applied: bool,
     /// Memory ran out in it: it is this configuration that does not fit, not `settings` of the launch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub too_large: bool,

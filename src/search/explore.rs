@@ -81,7 +81,7 @@ fn leap(
     for _ in 0..FARTHEST {
         let sure = |c: Configuration| {
             let ratio = speed.ratio(&c, &at);
-            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > 0.0)
+            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > WORTH)
         };
         let mut steps: Vec<(f64, Configuration)> =
             neighbours(session, space, &at).into_iter().filter_map(sure).collect();

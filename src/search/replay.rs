@@ -5,7 +5,7 @@ use super::bans::{Ban, blame};
 use super::launches::{State, state_of};
 use super::outcome::Skipped;
 use crate::model::observation::Kind;
-use crate::model::{Configuration, Inspection, Observation, Purpose, TrialSpec, Verdict};
+use crate::model::{Configuration, Inspection, Knob, Observation, Purpose, TrialSpec, Value, Verdict};
 use crate::verdict::bands::Terms;
 use crate::verdict::parity::{Parity, Trace, check, is_reference, unrepeatable};
 
@@ -113,8 +113,11 @@ impl<'a> Session<'a> {
         };
         let o = self.rest.remove(at);
         self.remember(o);
-        if o.purpose.kind() != Kind::Parity && o.purpose.kind() != Kind::Sweep && !self.may_be_noise(o) {
-            self.learn(o);
+        match o.purpose.kind() {
+            Kind::Parity => {}
+            Kind::Sweep => self.learn_from_windows(o),
+            Kind::Measured | Kind::Confirm if self.may_be_noise(o) => {}
+            Kind::Measured | Kind::Confirm => self.learn(o),
         }
         Ok(o)
     }
@@ -244,6 +247,20 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What is not in force between two steps is not in force from the start either.  A batch is another matter: it was
+    /// cut, not set.
+    fn learn_from_windows(&mut self, o: &Observation) {
+        for w in o.windows.iter().filter(|w| w.not_applied) {
+            let new = |(k, v): &(&Knob, &Value)| o.settings.get(**k) != Some(*v);
+            let part: Configuration =
+                Configuration(w.settings.0.iter().filter(new).map(|(k, v)| (*k, v.clone())).collect());
+            if !part.is_baseline() && part.get(Knob::BatchSize).is_none() {
+                let why = w.why_not.clone().unwrap_or_default();
+                self.strike(vec![Ban::With(part)], &format!("not applied: {why}"));
+            }
+        }
+    }
+
     fn strike(&mut self, bans: Vec<Ban>, why: &str) {
         for ban in bans {
             if !self.bans.contains(&ban) {
@@ -255,7 +272,7 @@ impl<'a> Session<'a> {
 
     /// A setting must not change the effective batch unless it is the batch that was set.
     fn other_batch(&self, o: &Observation) -> Option<String> {
-        if o.settings.get(crate::model::Knob::BatchSize).is_some() || state_of(o) != State::Fits {
+        if o.settings.get(Knob::BatchSize).is_some() || state_of(o) != State::Fits {
             return None;
         }
         let samples = |o: &Observation| o.timing.as_ref().map(|t| t.samples_per_step).filter(|s| *s > 0.0);

@@ -32,6 +32,8 @@ struct Run<'a> {
     /// `None` for the launch's own settings.
     window: Option<usize>,
     why_not: Option<String>,
+    /// A knob was tried and is not in force.
+    not_applied: bool,
     /// What was measured, warm-up left out.
     steps: Vec<&'a Step>,
     peak: Option<u64>,
@@ -113,6 +115,7 @@ fn window(
     let mut made = Window { settings: settings.clone(), ..Window::default() };
     made.too_large =
         oom.is_some() || dead.is_some_and(|d| matches!(d.verdict, Verdict::Oom | Verdict::Thrash));
+    made.not_applied = runs.iter().filter(of).any(|r| r.not_applied);
     let spoilt = refused.or_else(|| oom.map(|o| format!("memory ran out: {o}")));
     if spoilt.is_none() {
         measure(&mut made, index, runs, noise);
@@ -232,12 +235,13 @@ fn runs(records: &Records) -> Vec<Run<'_>> {
     let mut places: BTreeMap<u32, usize> = BTreeMap::new();
     for event in &rank.events {
         match &event.record {
-            Record::Window(WindowOpened { run, window, why_not, .. }) => {
+            Record::Window(WindowOpened { run, window, why_not, knobs }) => {
                 let at = *places.entry(*run).or_insert_with(|| {
                     runs.push(Run { window: window.map(|w| w as usize), ..Run::default() });
                     runs.len() - 1
                 });
                 runs[at].why_not.clone_from(why_not);
+                runs[at].not_applied = why_not.is_some() && knobs.iter().any(|k| k.effective.is_none());
             }
             Record::Step(step) if !step.warmup && step.seconds > 0.0 => {
                 if let Some(at) = step.run.and_then(|run| places.get(&run)) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::event::{Event, Phase};
+use crate::model::event::{Event, KnobReport, Phase};
 use crate::model::{Knob, VERSION};
 
 /// Records as the agent writes them, step by step.
@@ -133,6 +133,27 @@ fn what_was_not_measured_says_why() {
     assert_eq!(found[0].why_not.as_deref().unwrap().split(':').next(), Some("amp=bf16 was not applied"));
     assert_eq!(found[1].why_not.as_deref(), Some("there was no time for it"));
     assert!(found.iter().all(|w| w.ratio.is_none() && w.steps == 0 && !w.too_large));
+}
+
+#[test]
+fn a_knob_that_was_tried_in_vain_is_told_from_one_that_could_not_be_tried() {
+    let of = |knobs: Vec<KnobReport>| {
+        let mut launch = Launch::warm();
+        launch.window(None, 8, &[0.1; 3]);
+        let why_not = Some("why".to_owned());
+        launch.records.push(Record::Window(WindowOpened { run: 9, window: Some(0), knobs, why_not }));
+        seen(&launch.ended(EndReason::Measured))[0].not_applied
+    };
+    let report = |effective| KnobReport {
+        knob: Knob::OmpThreads,
+        requested: 2.into(),
+        effective,
+        how: String::new(),
+        objects: 0,
+        reason: None,
+    };
+    assert!(of(vec![report(None)]));
+    assert!(!of(vec![report(Some(2.into()))]) && !of(Vec::new()));
 }
 
 #[test]

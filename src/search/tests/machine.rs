@@ -450,7 +450,8 @@ impl Machine {
                 law.not_applied.map(|knob| format!("{knob} is not in force")).or_else(|| ended.clone())
             };
             if why_not.is_some() {
-                return Window { why_not, ..blank };
+                let not_applied = self.sweeps && law.not_applied.is_some();
+                return Window { why_not, not_applied, ..blank };
             }
             let too_large = law.peak * MIB as f64 > self.cap as f64;
             if too_large || matches!(law.end, Some(Verdict::Failed | Verdict::Timeout)) {

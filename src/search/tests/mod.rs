@@ -298,3 +298,20 @@ fn without_an_inspection_the_script_as_it_is_is_confirmed() {
     assert_eq!((outcome.end, outcome.winner, history.len()), (OutcomeEnd::Tuned, Some(2), 2));
     assert_eq!(outcome.settings, Some(Configuration::baseline()));
 }
+
+#[test]
+fn what_a_sweep_shows_not_to_be_in_force_is_not_launched() {
+    let machine = Machine::cpu(4000).law(|c, mut law| {
+        if c.get(Knob::OmpThreads).is_some() {
+            law.not_applied = Some(Knob::OmpThreads);
+        }
+        law
+    });
+    let run = machine.search(&machine.plan());
+    let swept =
+        run.history.iter().flat_map(|o| &o.windows).any(|w| w.settings.get(Knob::OmpThreads).is_some());
+    assert!(swept, "{run}");
+    assert!(run.history.iter().all(|o| o.settings.get(Knob::OmpThreads).is_none()), "{run}");
+    let named = run.outcome.skipped.iter().find(|s| s.what == "omp_threads=1");
+    assert!(named.is_some_and(|s| s.why.starts_with("not applied: ")), "{run}");
+}

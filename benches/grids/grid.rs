@@ -5,7 +5,7 @@ use std::path::Path;
 
 use autofit::inspect::MachineFacts;
 use autofit::model::plan::Device;
-use autofit::model::{Configuration, Knob, Observation, Purpose, Value};
+use autofit::model::{Configuration, Observation, Purpose};
 use autofit::recipe::{self, Recipe};
 use autofit::search::SearchPlan;
 use serde::{Deserialize, Serialize};
@@ -75,14 +75,10 @@ pub fn combinations(recipe: &Recipe) -> Vec<Configuration> {
     for (knob, rule) in &recipe.knobs {
         let before = all.clone();
         for value in &rule.values {
-            all.extend(before.iter().map(|c| with(c, *knob, value)));
+            all.extend(before.iter().map(|c| c.clone().with(*knob, value.clone())));
         }
     }
     all
-}
-
-pub fn with(settings: &Configuration, knob: Knob, value: &Value) -> Configuration {
-    settings.clone().with(knob, value.clone())
 }
 
 /// Without what a replay does not look at.

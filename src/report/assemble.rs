@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::machine::Machine;
 use super::redact::{self, Redactor};
 use super::result::{
-    Advice, Candidate, CapFigures, Compared, Confirmed, Cost, CurvePoint, FailureReport, Files, Isolation,
-    KnobEntry, Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
+    Advice, Candidate, CapFigures, Compared, Confirmed, Cost, FailureReport, Files, Isolation, KnobEntry,
+    Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
 };
 use super::{style, words};
 use crate::model::observation::{Cap, ProcessEnd};
@@ -254,14 +254,9 @@ fn own_batch(input: &SummaryInput) -> Option<u64> {
     input.inspection.as_ref()?.site(Knob::BatchSize)?.current.as_ref()?.parse().ok().filter(|b| *b > 0)
 }
 
-fn curve_of(o: &Observation, own: Option<u64>) -> Vec<CurvePoint> {
+fn curve_of(o: &Observation, own: Option<u64>) -> Vec<curve::Point> {
     let own = o.settings.int(Knob::BatchSize).map(i64::unsigned_abs).or(own);
-    let point = |p: curve::Point| CurvePoint {
-        batch: p.batch,
-        step_seconds: p.step_seconds,
-        peak_bytes: p.peak_bytes,
-    };
-    own.map(|own| curve::points(o, own).into_iter().map(point).collect()).unwrap_or_default()
+    own.map(|own| curve::points(o, own)).unwrap_or_default()
 }
 
 fn trial(o: &Observation, reference: Option<&Observation>, input: &SummaryInput) -> Trial {

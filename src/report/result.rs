@@ -13,6 +13,7 @@ use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures, Window};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
+use crate::verdict::curve::Point;
 use crate::verdict::would_fit::WouldFit;
 
 /// The whole document.
@@ -284,7 +285,7 @@ pub struct Trial {
     /// Where and how memory ran out.
     pub oom: Option<Oom>,
     /// Several batch sizes measured in one launch; empty where one was.
-    pub curve: Vec<CurvePoint>,
+    pub curve: Vec<Point>,
     /// From launch to the end of the last process.
     pub seconds: f64,
     /// How the process ended.
@@ -327,17 +328,6 @@ pub struct Oom {
     /// What was alive then, where the process could still tell.
     #[serde(default)]
     pub filled: Option<Filled>,
-}
-
-/// One point of a curve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CurvePoint {
-    /// Samples in a micro-batch.
-    pub batch: u64,
-    /// Median step time, seconds.
-    pub step_seconds: f64,
-    /// Peak, bytes.
-    pub peak_bytes: u64,
 }
 
 /// What the search expected of a trial.  Predictions choose what to try, never what to report.

@@ -72,10 +72,7 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
 }
 
 fn likely_fits(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Option<bool> {
-    let mut session = Session::new(plan, &[]);
-    for o in history {
-        session.remember(o);
-    }
+    let session = Session::having_seen(plan, history);
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
     Some(session.memory(&context).fits(&context, &spec.settings) >= 0.5)

@@ -23,10 +23,7 @@ pub fn expectations(plan: &SearchPlan, history: &[Observation]) -> BTreeMap<u32,
 }
 
 pub(super) fn of_one(plan: &SearchPlan, before: &[Observation], o: &Observation) -> Option<Expected> {
-    let mut session = Session::new(plan, &[]);
-    for o in before {
-        session.remember(o);
-    }
+    let session = Session::having_seen(plan, before);
     let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
     let context = session.context(&space);
     let fitting = session.fitting();

@@ -62,6 +62,13 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// One that has seen all of `history`, for models outside of the procedure.
+    pub fn having_seen(plan: &'a SearchPlan, history: &'a [Observation]) -> Self {
+        let mut session = Self::new(plan, &[]);
+        history.iter().for_each(|o| session.remember(o));
+        session
+    }
+
     /// What the first launch found.
     pub fn inspection(&self) -> Option<&'a Inspection> {
         self.plan.inspection.as_ref().or_else(|| self.seen.iter().find_map(|o| o.inspection.as_ref()))

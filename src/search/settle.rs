@@ -147,9 +147,19 @@ fn better(c: &Comparison) -> bool {
     c.ratio.ln() >= MATTERS && c.ratio.ln() > 0.75 * half
 }
 
-/// The same, from everything that was measured, where sweeps have compared all in which the two differ: then it is no
-/// prior that speaks.
+/// The same, from everything that was measured ([`swept_ratio`]).
 fn swept_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
+    swept_ratio(session, space, a, b).is_some_and(|r| r.mean >= MATTERS && r.mean > SURE * r.sd)
+}
+
+/// The ratio of both from everything that was measured; only where sweeps have compared all in which the two differ, so
+/// that it is no prior that speaks.
+fn swept_ratio(
+    session: &Session<'_>,
+    space: &Space<'_>,
+    a: &Configuration,
+    b: &Configuration,
+) -> Option<Belief> {
     let swept = |knob: &Knob, value: &Value| {
         let windows = session.sweeps.iter().flat_map(|o| o.windows.iter().map(move |w| (o, w)));
         windows.filter(|(_, w)| w.ratio.is_some()).any(|(o, w)| {
@@ -161,11 +171,10 @@ fn swept_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: 
         x.0.iter().filter(|(k, v)| y.get(**k) != Some(v)).map(|(k, v)| (*k, v.clone())).collect::<Vec<_>>()
     };
     if ![differs(a, b), differs(b, a)].iter().flatten().all(|(k, v)| swept(k, v)) {
-        return false;
+        return None;
     }
     let context = session.context(space);
-    let ratio = session.speed(&context, &session.fitting_in(space)).ratio(a, b);
-    ratio.mean >= MATTERS && ratio.mean > SURE * ratio.sd
+    Some(session.speed(&context, &session.fitting_in(space)).ratio(a, b))
 }
 
 /// The same comparison the other way round.
@@ -197,7 +206,8 @@ fn fewer(session: &Session<'_>, best: &Configuration, other: &Configuration) -> 
 }
 
 fn told_apart(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
-    if swept_better(session, space, a, b) || swept_better(session, space, b, a) {
+    let apart = |r: Belief| r.mean.abs() >= MATTERS && r.mean.abs() > SURE * r.sd;
+    if swept_ratio(session, space, a, b).is_some_and(apart) {
         return true;
     }
     let pairs = timings(&session.seen, a).len().min(timings(&session.seen, b).len());
@@ -263,7 +273,7 @@ fn is_needed(
     if session.state(winner) != State::Fits {
         return Ok(false);
     }
-    let shown = compared(session, winner, simpler).is_some_and(|c| better(&c));
-    let shown = shown || swept_better(session, space, winner, simpler);
+    let shown = compared(session, winner, simpler).is_some_and(|c| better(&c))
+        || swept_better(session, space, winner, simpler);
     Ok(shown || session.state(simpler) != State::Fits)
 }

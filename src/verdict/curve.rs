@@ -1,9 +1,11 @@
 //! How memory and time of a step grow with the batch, from several sizes measured in one launch.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Knob, Observation};
 
 /// A measured size.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Samples of a batch, in the unit of the script's own option or loader.
     pub batch: u64,

@@ -22,7 +22,6 @@ SELECTIVE = [{"checkpoint": "selective"}] * hasattr(
 
 HEAD = """
 import torch
-import torch.utils.checkpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 torch.set_num_threads(1)

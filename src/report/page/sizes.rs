@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::model::Page;
 use super::parts::{plot, scroll};
 use crate::model::size::Bytes;
-use crate::report::result::{CurvePoint, Trial};
+use crate::report::result::Trial;
 use crate::report::words;
 use crate::verdict::curve::{self, Line, Point};
 use crate::verdict::would_fit::{Row, WouldFit};
@@ -19,7 +19,7 @@ pub struct Curve {
     /// What else was set.
     pub what: String,
     /// What was measured, ascending.
-    pub points: Vec<CurvePoint>,
+    pub points: Vec<Point>,
     /// Bytes; absent where the points lie on no line.
     pub memory: Option<Line>,
     /// Seconds.
@@ -31,17 +31,12 @@ impl Curve {
         if trial.curve.len() < 2 {
             return None;
         }
-        let points: Vec<Point> = trial
-            .curve
-            .iter()
-            .map(|p| Point { batch: p.batch, step_seconds: p.step_seconds, peak_bytes: p.peak_bytes })
-            .collect();
         Some(Self {
             trial: trial.trial,
             what: words::what(&trial.settings, trial.purpose),
             points: trial.curve.clone(),
-            memory: curve::memory(&points),
-            time: curve::time(&points),
+            memory: curve::memory(&trial.curve),
+            time: curve::time(&trial.curve),
         })
     }
 

@@ -19,6 +19,10 @@ mod rules;
 use std::path::{Path, PathBuf};
 
 fn main() {
+    // The launches' helper is this program.
+    if std::env::args_os().nth(1).is_some_and(|word| word == autofit::process::helper::ARGUMENT) {
+        autofit::process::helper::main();
+    }
     // Cargo adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
     let (ours, command) = match words.iter().position(|w| w == "--") {

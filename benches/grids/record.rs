@@ -7,7 +7,7 @@ use autofit::cli;
 use autofit::commands::bench::Bench;
 use autofit::commands::workplace::Workplace;
 use autofit::commands::{Job, Request};
-use autofit::model::{Configuration, Progress, Purpose, TrialSpec};
+use autofit::model::{Configuration, Progress, Purpose, TrialSpec, Verdict};
 use autofit::trial::Executor as _;
 
 use crate::grid::{Grid, combinations, slim};
@@ -46,9 +46,12 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
                 let mut o = bench.executor.run(number, &spec).await.unwrap();
                 bench.tell(&Progress::TrialEnded(Box::new(o.clone())));
                 // A disturbed launch is made once more; the second one counts whatever it is.
-                if o.verdict == autofit::model::Verdict::Disturbed {
+                if o.verdict == Verdict::Disturbed {
                     o = bench.executor.run(number, &spec).await.unwrap();
                     bench.tell(&Progress::TrialEnded(Box::new(o.clone())));
+                }
+                if o.verdict == Verdict::Interrupted {
+                    return bench.finish_reporting();
                 }
                 if let Some(found) = &o.inspection {
                     grid.versions = found.frameworks.clone();

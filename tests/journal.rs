@@ -224,6 +224,29 @@ fn two_searches_at_a_time_are_refused_by_name() {
     Journal::open(dir.path(), &other, false).unwrap();
 }
 
+#[test]
+fn a_search_knows_of_earlier_ones_of_its_command() {
+    let dir = tempfile::tempdir().unwrap();
+    two(dir.path());
+    let ids = |j: &Journal| j.earlier().into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    let open = |key: &SearchKey, fresh| Journal::open(dir.path(), key, fresh).unwrap().0;
+    let edited = SearchKey { files: BTreeMap::from([("train.py".into(), "00".into())]), ..key() };
+    let j = open(&edited, false);
+    assert_eq!(j.earlier(), [(key().id(), vec![observation(1), observation(2)])]);
+    drop(j);
+    // A search goes on with what it knew when it began, whatever came between.
+    let capped = SearchKey { cap_bytes: Some(1 << 30), ..key() };
+    assert_eq!(ids(&open(&capped, false)).len(), 2);
+    assert_eq!(ids(&open(&edited, false)), [key().id()]);
+    // Who starts anew asks nobody; other commands and machines are of no use.
+    assert!(ids(&open(&edited, true)).is_empty());
+    assert!(ids(&open(&SearchKey { device_ids: vec!["another".into()], ..key() }, false)).is_empty());
+    assert!(ids(&open(&SearchKey { argv: vec!["python".into(), "test.py".into()], ..key() }, false)).is_empty());
+    // One that cannot be read any more is forgotten.
+    fs::write(path(dir.path()), "{\n").unwrap();
+    assert!(!ids(&open(&capped, false)).contains(&key().id()));
+}
+
 /// Appends for ever and says each number after the call returned; run by the next test in a process of its own.
 #[test]
 #[ignore = "never ends by itself"]

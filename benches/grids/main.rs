@@ -15,6 +15,8 @@ mod oracle;
 mod record;
 mod replay;
 mod rules;
+mod tpe;
+mod windows;
 
 use std::path::{Path, PathBuf};
 

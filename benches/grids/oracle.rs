@@ -111,8 +111,12 @@ impl<'a> Oracle<'a> {
         };
         let window = |settings: &Configuration| {
             let recorded = o.windows.iter().find(|w| w.settings == *settings);
-            let fits = recorded.filter(|w| w.peak.is_none_or(|p| p <= self.cap));
-            fits.cloned().unwrap_or_else(|| missing(settings))
+            let Some(recorded) = recorded.cloned() else { return missing(settings) };
+            if recorded.peak.is_none_or(|p| p <= self.cap) {
+                return recorded;
+            }
+            let why_not = Some("its peak lies above the cap".to_owned());
+            Window { settings: settings.clone(), too_large: true, why_not, ..Window::default() }
         };
         o.windows = spec.windows.iter().map(window).collect();
         o

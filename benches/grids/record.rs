@@ -7,7 +7,7 @@ use autofit::cli;
 use autofit::commands::bench::Bench;
 use autofit::commands::workplace::Workplace;
 use autofit::commands::{Job, Request};
-use autofit::model::{Configuration, Progress, Purpose, TrialSpec, Verdict};
+use autofit::model::{Configuration, Knob, Progress, Purpose, TrialSpec, Verdict};
 use autofit::trial::Executor as _;
 
 use crate::grid::{Grid, combinations, slim};
@@ -20,7 +20,10 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
         let place = Workplace::here(&job).unwrap();
         let mut bench = Bench::open(&place, &job, &[]).unwrap();
         let all = combinations(&place.recipe);
-        let mut grid = Grid {
+        let begun = file.exists().then(|| Grid::read(file));
+        // One that was begun goes on where it was.
+        let mut done = begun.as_ref().map_or(0, |g| g.observations.len());
+        let mut grid = begun.unwrap_or_else(|| Grid {
             command: place.command.clone(),
             recipe: text,
             device: place.device,
@@ -30,7 +33,7 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
             load: (load(), 0.0),
             versions: Default::default(),
             observations: Vec::new(),
-        };
+        });
         for round in 0..rounds {
             let mut specs: Vec<TrialSpec> = (0..all.len())
                 .map(|i| all[(i + round * 7) % all.len()].clone())
@@ -40,8 +43,12 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
                 specs.retain(|s| !s.settings.is_baseline());
                 specs.insert(0, TrialSpec::new(Configuration::baseline(), Purpose::Baseline));
             }
-            specs.push(sweep(&all));
+            specs.extend(bases(&all).map(|base| sweep(base, &all)));
             for spec in specs {
+                if done > 0 {
+                    done -= 1;
+                    continue;
+                }
                 let number = u32::try_from(grid.observations.len()).unwrap() + 1;
                 let mut o = bench.executor.run(number, &spec).await.unwrap();
                 bench.tell(&Progress::TrialEnded(Box::new(o.clone())));
@@ -66,11 +73,22 @@ pub fn record(recipe: &Path, file: &Path, rounds: usize, command: &[String]) {
     });
 }
 
-/// What can be measured in turns with the script as it is.
-fn sweep(all: &[Configuration]) -> TrialSpec {
-    let base = Configuration::baseline();
-    let windows = all.iter().filter(|c| c.0.len() == 1 && base.turns_into(c)).cloned().collect();
-    TrialSpec { windows, ..TrialSpec::new(base, Purpose::Sweep) }
+/// What a search may have at hand when it asks for a sweep: the script as it is, or a rung that fits in its place.
+fn bases(all: &[Configuration]) -> impl Iterator<Item = &Configuration> {
+    let rung = |c: &Configuration| {
+        c.0.len() == 1 && (c.get(Knob::Accumulation).is_some() || c.get(Knob::Checkpoint).is_some())
+    };
+    all.iter().filter(move |c| c.is_baseline() || rung(c))
+}
+
+/// What can be measured in turns with `base`: one knob more, less, or of another value.
+fn sweep(base: &Configuration, all: &[Configuration]) -> TrialSpec {
+    let one_knob = |c: &&Configuration| {
+        let differs = |a: &Configuration, b: &Configuration, k: &Knob| a.get(*k) != b.get(*k);
+        Knob::ALL.iter().filter(|k| differs(base, c, k)).count() == 1
+    };
+    let windows = all.iter().filter(one_knob).filter(|c| base.turns_into(c)).cloned().collect();
+    TrialSpec { windows, ..TrialSpec::new(base.clone(), Purpose::Sweep) }
 }
 
 fn job(recipe: &Path, command: &[String]) -> Job {

@@ -1,5 +1,6 @@
 //! Our search and others on the same grids, under several caps and many splits of the launches.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use autofit::model::Configuration;
@@ -9,16 +10,29 @@ use serde_json::{Value, json};
 use crate::grid::Grid;
 use crate::oracle::Oracle;
 use crate::rules::RULES;
+use crate::tpe::Optuna;
+use crate::windows;
 
 /// Splits of a grid.
 const SPLITS: u64 = 40;
 /// Caps, as shares of what the script as it is needs.
 const CAPS: [f64; 3] = [2.0, 0.9, 0.75];
 
+/// Its first ten are random.
+const TPE_TRIALS: [usize; 2] = [10, 20];
+
 pub fn replay(files: &[PathBuf]) {
     let mut rows: Vec<Value> = Vec::new();
+    let mut swept: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut optuna = Optuna::start();
+    if optuna.is_none() {
+        println!("without Optuna: OPTUNA=PYTHON names an interpreter that has it");
+    }
     for file in files {
         let grid = Grid::read(file);
+        let beside = windows::rows(&grid);
+        windows::print(&name(file), &beside);
+        swept.insert(name(file), beside);
         let baseline = &grid.observations[0];
         let needs = baseline.peak().unwrap() as f64;
         let exhaustive: f64 = grid.observations.iter().map(|o| o.seconds).sum::<f64>()
@@ -29,6 +43,15 @@ pub fn replay(files: &[PathBuf]) {
             let mut all = vec![row(&grid, cap, "autofit", &mut ours)];
             for (rule, pick) in RULES {
                 all.push(row(&grid, cap, rule, &mut |_, oracle| pick(oracle)));
+            }
+            for trials in TPE_TRIALS {
+                let Some(optuna) = &mut optuna else { continue };
+                let mut seed = 0;
+                let mut tpe = |_: (&Grid, u64), oracle: &mut Oracle<'_>| {
+                    seed += 1;
+                    optuna.pick(oracle, trials, seed)
+                };
+                all.push(row(&grid, cap, &format!("Optuna's TPE, {trials} launches"), &mut tpe));
             }
             println!(
                 "\n{name}: {} configurations, noise of a score {:.1} %",
@@ -58,7 +81,7 @@ pub fn replay(files: &[PathBuf]) {
         }
     }
     let out = PathBuf::from(std::env::var_os("OUT").unwrap_or_else(|| "benches/results".into()));
-    let document = json!({"splits": SPLITS, "rows": rows});
+    let document = json!({"splits": SPLITS, "rows": rows, "windows": swept});
     std::fs::write(out.join("grids.json"), serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
 }
 

@@ -173,7 +173,7 @@ pub(super) struct JobArgs {
     /// Jobs of SLURM at a time [default: 1; inside an allocation one a node]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) jobs: Option<u32>,
-    /// Start anew instead of going on with, or showing, an earlier search
+    /// Start anew instead of going on with, showing or learning from an earlier search
     #[arg(long)]
     pub(super) fresh: bool,
     /// Where autofit.env and .autofit/ go [default: here]

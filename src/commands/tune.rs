@@ -11,7 +11,7 @@ use crate::journal::{FolderLock, Journal, JournalError};
 use crate::model::{NumericsClass, Observation, Progress, TrialSpec, Verdict};
 use crate::report::result::Status;
 use crate::sandbox::scratch;
-use crate::search::{self, Next, Outcome, SearchPlan};
+use crate::search::{self, Earlier, Next, Outcome, SearchPlan};
 
 /// Tunes; the program's exit status.
 ///
@@ -32,7 +32,8 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
     for note in journal.notes() {
         bench.tell(&Progress::Note(note.clone()));
     }
-    let mut search = Search { place: &place, job: &job, history, numerics: place.recipe.policy.numerics };
+    let earlier = known_earlier(&journal, &place);
+    let mut search = Search { place: &place, job: &job, history, earlier, numerics: place.recipe.policy.numerics };
     let end = search.climb(&mut bench, &mut journal).await?;
     bench.finish_reporting();
     finish::emit(&place, &job, &mut journal, &bench, &search.history, end)
@@ -54,6 +55,7 @@ struct Search<'a> {
     place: &'a Workplace,
     job: &'a Job,
     history: Vec<Observation>,
+    earlier: Vec<Earlier>,
     numerics: NumericsClass,
 }
 
@@ -107,6 +109,7 @@ impl Search<'_> {
     fn plan(&self, clock: &Clock) -> SearchPlan {
         let mut plan = self.place.search_plan(&self.history);
         plan.policy.numerics = self.numerics;
+        plan.earlier.clone_from(&self.earlier);
         plan.seconds_spent = clock.spent();
         plan
     }
@@ -121,6 +124,13 @@ impl Search<'_> {
         );
         (self.job.yes || terminal::ask(&question)).then_some(beyond.class)
     }
+}
+
+/// What the searches that the journal knows of can tell this one.
+fn known_earlier(journal: &Journal, place: &Workplace) -> Vec<Earlier> {
+    let searches = journal.earlier();
+    let noise = search::usual_noise(place.device);
+    searches.iter().filter_map(|(id, observations)| Earlier::of(id, observations, noise)).collect()
 }
 
 /// What a GPU's allocator held when memory ran out stays beside the journal; the trial's own folder goes.

@@ -43,6 +43,9 @@ pub(super) enum Entry {
         id: String,
         /// The version of autofit that began it.
         autofit: String,
+        /// Ids of earlier searches of the command that it knows of.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        earlier: Vec<String>,
     },
     /// A trial is about to be launched.
     Started(Interrupted),
@@ -77,6 +80,8 @@ pub(super) struct Replay {
     pub(super) interrupted: Option<Interrupted>,
     pub(super) finished: Option<Finished>,
     pub(super) last_trial: u32,
+    /// Earlier searches that this one knows of.
+    pub(super) earlier: Vec<String>,
     /// Bytes of whole lines.
     pub(super) length: u64,
     /// Bytes after them.
@@ -124,7 +129,7 @@ impl Replay {
             self.finished = None;
         }
         match entry {
-            Entry::Search { .. } => {}
+            Entry::Search { earlier, .. } => self.earlier = earlier,
             Entry::Started(s) => {
                 self.last_trial = self.last_trial.max(s.trial);
                 self.interrupted = Some(s);

@@ -20,6 +20,7 @@
 //! **Architecture invariant:** an observation is never rewritten or removed; `--fresh` sets the old journal aside.
 
 mod atomic;
+mod earlier;
 mod error;
 mod key;
 mod line;
@@ -82,7 +83,7 @@ impl Journal {
         if fresh {
             set_aside(&folder)?;
         }
-        let replay = Replay::read(&path)?;
+        let mut replay = Replay::read(&path)?;
         // A finished search is only shown.
         if replay.finished.is_none() {
             space(&folder)?;
@@ -110,12 +111,11 @@ impl Journal {
         }
         let mut length = replay.length;
         if length == 0 {
-            append(
-                &mut file,
-                &path,
-                &mut length,
-                &Entry::Search { id: id.clone(), autofit: env!("CARGO_PKG_VERSION").into() },
-            )?;
+            // Who starts anew wants nothing of what was.
+            let earlier = if fresh { Vec::new() } else { earlier::of_the_same_command(dir, key) };
+            replay.earlier.clone_from(&earlier);
+            let autofit = env!("CARGO_PKG_VERSION").into();
+            append(&mut file, &path, &mut length, &Entry::Search { id: id.clone(), autofit, earlier })?;
             atomic::sync_dir(&folder)?;
         }
         let meta = folder.join("meta.json");
@@ -139,6 +139,14 @@ impl Journal {
     /// What the user should know of the opening: a torn line, a trial that was interrupted.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Earlier searches of the same command on the same machine that this one knows of, by id, the latest first.  They
+    /// are those of its beginning, so that a resumed search knows what it knew.
+    pub fn earlier(&self) -> Vec<(String, Vec<Observation>)> {
+        let place = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
+        let read = earlier::read(place, &self.replay.earlier);
+        read.into_iter().map(|(id, recorded)| (id, recorded.observations)).collect()
     }
 
     /// The trial that was running when the search was killed.

@@ -325,9 +325,9 @@ pub struct Window {
     /// Why it was not measured, or not to the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
-    /// A knob of it was tried and is not in force.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub not_applied: bool,
+    /// Knobs of it that were tried and are not in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<KnobReport>,
     /// Memory ran out in it: it is this configuration that does not fit, not `settings` of the launch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub too_large: bool,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::watch::meminfo;
+
 /// Hardware and software that the figures depend on.  No host name and no user name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -48,12 +50,11 @@ impl Machine {
             )
         });
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self {
             system: system.unwrap_or_default(),
             cpu: field(&cpuinfo, "model name").unwrap_or_default(),
             cores: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
-            memory_bytes: field(&meminfo, "MemTotal").and_then(|t| kib(&t)).unwrap_or(0),
+            memory_bytes: meminfo::bytes(&meminfo::read(), "MemTotal").unwrap_or(0),
             ..Self::default()
         }
     }
@@ -64,10 +65,6 @@ fn field(text: &str, name: &str) -> Option<String> {
         let (key, value) = l.split_once(':')?;
         (key.trim() == name).then(|| value.trim().to_owned())
     })
-}
-
-fn kib(text: &str) -> Option<u64> {
-    text.split_whitespace().next()?.parse::<u64>().ok().map(|k| k * 1024)
 }
 
 #[cfg(test)]

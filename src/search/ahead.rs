@@ -16,7 +16,8 @@ use super::{Next, SearchPlan, next};
 use crate::model::observation::Kind;
 use crate::model::{Observation, TrialSpec, Verdict};
 
-/// Whether one launch answers the question of the other.
+/// Whether one launch answers the question of the other.  There is one sweep of a configuration, whatever its windows are:
+/// what they do not tell is found out otherwise.
 pub fn same_launch(a: &TrialSpec, b: &TrialSpec) -> bool {
     a.settings == b.settings && a.purpose.kind() == b.purpose.kind()
 }

@@ -1,5 +1,7 @@
 //! Settings that are struck out, and for what they are struck out.
 
+use super::space::with;
+use crate::model::event::KnobReport;
 use crate::model::{Configuration, Knob, Observation, Value, Verdict};
 
 /// What is struck out.
@@ -40,7 +42,7 @@ pub(super) fn blame<'a>(o: &Observation, sound: impl Iterator<Item = &'a Configu
             if asked.is_none() || report.effective.as_ref() == asked {
                 continue;
             }
-            bans.push(not_applied(report.knob, &report.requested, report.objects));
+            bans.push(not_applied(report));
         }
         if !bans.is_empty() {
             return bans;
@@ -55,16 +57,18 @@ pub(super) fn blame<'a>(o: &Observation, sound: impl Iterator<Item = &'a Configu
     vec![Ban::With(if new.is_baseline() { part } else { new })]
 }
 
-fn not_applied(knob: Knob, value: &Value, objects: u32) -> Ban {
-    match (knob, value) {
+/// What a knob that is not in force strikes out.
+pub(super) fn not_applied(report: &KnobReport) -> Ban {
+    let KnobReport { knob, requested, objects, .. } = report;
+    match (*knob, requested) {
         // A batch of six can be split into two and not into eight.
-        (Knob::Accumulation, Value::Int(k)) => Ban::From(knob, *k),
+        (Knob::Accumulation, Value::Int(k)) => Ban::From(*knob, *k),
         // Nothing to act on, or a script that sets its own number of threads or workers: no other value will do.
-        (_, Value::Int(_)) => Ban::Knob(knob),
-        (Knob::Checkpoint | Knob::Amp | Knob::Compile | Knob::ActivationMemoryBudget, _) if objects == 0 => {
-            Ban::Knob(knob)
+        (_, Value::Int(_)) => Ban::Knob(*knob),
+        (Knob::Checkpoint | Knob::Amp | Knob::Compile | Knob::ActivationMemoryBudget, _) if *objects == 0 => {
+            Ban::Knob(*knob)
         }
-        _ => Ban::With(Configuration::baseline().with_value(knob, value)),
+        _ => Ban::With(with(&Configuration::baseline(), *knob, requested.clone())),
     }
 }
 
@@ -88,16 +92,4 @@ fn difference<'a>(settings: &Configuration, sound: impl Iterator<Item = &'a Conf
         }
     }
     least
-}
-
-/// A helper that takes a value as it is.
-trait WithValue {
-    fn with_value(self, knob: Knob, value: &Value) -> Self;
-}
-
-impl WithValue for Configuration {
-    fn with_value(mut self, knob: Knob, value: &Value) -> Self {
-        self.0.insert(knob, value.clone());
-        self
-    }
 }

@@ -5,7 +5,7 @@ use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Purpose, Verdict};
 
 /// Relative standard deviation between launches that is assumed before any repeat was seen.
-pub(super) fn usual_noise(device: Device) -> f64 {
+pub fn usual_noise(device: Device) -> f64 {
     match device {
         // Other work, memory layout and page placement: 3 % on a quiet machine, far more on a busy one.
         Device::Cpu => 0.04,

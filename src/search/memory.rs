@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 
+use super::earlier::Known;
 use super::launches::{State, state_of};
 use super::priors::Context;
 use super::replay::Session;
@@ -33,6 +34,16 @@ pub(super) struct MemoryModel {
     measured: Vec<Peak>,
 }
 
+/// What was measured.
+pub(super) struct Evidence<'a> {
+    /// Launches of one configuration.
+    pub seen: &'a [&'a Observation],
+    /// Launches of several.
+    pub sweeps: &'a [&'a Observation],
+    /// What earlier searches know.
+    pub known: &'a [&'a Known],
+}
+
 /// A measured peak.
 struct Peak {
     settings: Configuration,
@@ -43,17 +54,10 @@ struct Peak {
 }
 
 impl MemoryModel {
-    /// From launches of one configuration and from sweeps.  `cap` in bytes.  `root_bytes`: parameters and buffers of the
-    /// model.
-    pub fn new(
-        seen: &[&Observation],
-        sweeps: &[&Observation],
-        context: &Context<'_>,
-        cap: u64,
-        root_bytes: u64,
-    ) -> Self {
+    /// `cap` in bytes.  `root_bytes`: parameters and buffers of the model.
+    pub fn new(evidence: &Evidence<'_>, context: &Context<'_>, cap: u64, root_bytes: u64) -> Self {
         let cap = cap.max(1) as f64;
-        let known = facts(seen, sweeps);
+        let known = facts(evidence);
         // Interpreter and libraries, then parameters, gradients and two moments of the optimizer.
         let expected_fixed = (400.0 * 1024.0 * 1024.0 + 4.0 * root_bytes as f64) / cap;
         let mut points = Vec::with_capacity(GRID * GRID);
@@ -140,23 +144,24 @@ impl MemoryModel {
 }
 
 /// What is known of each configuration: whether it fits, and its peak in bytes.
-fn facts<'a>(
-    seen: &[&'a Observation],
-    sweeps: &[&'a Observation],
-) -> Vec<(&'a Configuration, State, Option<u64>)> {
-    let launches = seen.iter().map(|o| (&o.settings, state_of(o), o.peak()));
-    let windows = sweeps.iter().flat_map(|o| &o.windows).filter_map(|w| {
+fn facts<'a>(evidence: &Evidence<'a>) -> Vec<(&'a Configuration, State, Option<u64>)> {
+    let launches = evidence.seen.iter().map(|o| (&o.settings, state_of(o), o.peak()));
+    let windows = evidence.sweeps.iter().flat_map(|o| &o.windows).filter_map(|w| {
         let state = if w.too_large { State::TooLarge } else { State::Fits };
         // A window without a peak was not measured.
         (w.too_large || w.peak.is_some()).then_some((&w.settings, state, w.peak))
     });
-    launches.chain(windows).collect()
+    // Whatever the cap was then: it ran, and had this peak.
+    let earlier = evidence.known.iter().map(|k| (&k.settings, State::Fits, Some(k.peak)));
+    launches.chain(windows).chain(earlier).collect()
 }
 
 impl Session<'_> {
     /// The model of memory, from all that was seen so far.
     pub fn memory(&self, context: &Context<'_>) -> MemoryModel {
-        MemoryModel::new(&self.seen, &self.sweeps, context, self.cap_bytes(), self.root_bytes())
+        let known: Vec<&Known> = self.known_elsewhere().collect();
+        let evidence = Evidence { seen: &self.seen, sweeps: &self.sweeps, known: &known };
+        MemoryModel::new(&evidence, context, self.cap_bytes(), self.root_bytes())
     }
 }
 

@@ -12,6 +12,7 @@
 //!    After each launch that ran out of memory, a small model of memory ([`memory`]) says how likely each rung is to
 //!    suffice; those that are hopeless by it are put off to the end, so that a script far above its cap is not walked
 //!    up step by step.  If nothing fits within the policy's bound, one bound further is measured as advice.
+//!    What an earlier search of the same command found best is launched before ([`earlier`]).
 //! 3. **Sweep** ([`sweep`]): one launch measures in turns, between the steps of one process, what can be turned there.
 //!    Its ratios are sharper than those of separate launches; what they promise is launched by itself like anything
 //!    else.
@@ -39,6 +40,7 @@
 mod ahead;
 mod bans;
 mod climb;
+mod earlier;
 mod expect;
 mod explore;
 mod launches;
@@ -62,6 +64,8 @@ use crate::model::{Inspection, Knob, Observation};
 use crate::recipe::{KnobRule, Limits, Policy, Recipe, Rung};
 
 pub use ahead::{ahead, same_launch};
+pub use earlier::Earlier;
+pub use launches::usual_noise;
 pub use expect::{Expected, expectations};
 pub use outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd, Skipped};
 
@@ -84,6 +88,8 @@ pub struct SearchPlan {
     pub machine: MachineFacts,
     /// Relative standard deviation between launches of one configuration, as far as it is known beforehand.
     pub noise: f64,
+    /// What earlier searches of the command know, the latest first.
+    pub earlier: Vec<Earlier>,
     /// The memory limit.
     pub cap: Cap,
     /// Seconds since the search began (earlier parts of a resumed one included); at least the trials' own time.
@@ -102,6 +108,7 @@ impl SearchPlan {
             limits: recipe.limits,
             machine,
             noise: launches::usual_noise(device),
+            earlier: Vec::new(),
             cap: Cap::default(),
             seconds_spent: 0.0,
         }

@@ -2,6 +2,7 @@
 
 use super::SearchPlan;
 use super::climb::{climb, has_rung, look_beyond, say_what_cannot_pay};
+use super::earlier::recall;
 use super::explore::explore;
 use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
@@ -48,7 +49,8 @@ fn search(session: &mut Session<'_>) -> Step<Outcome> {
         return confirm_baseline(session, baseline);
     };
     let space = Space::new(session.plan, found, session.plan.policy.numerics);
-    if session.state(&baseline.settings) != State::Fits {
+    recall(session, &space, baseline)?;
+    if session.fitting_in(&space).is_empty() {
         match climb(session, &space, Purpose::Climb) {
             Ok(true) => {}
             Ok(false) => return nothing_fits(session, &space),

@@ -1,11 +1,13 @@
 //! Takes launches from the history, or asks for them.
 
 use super::SearchPlan;
-use super::bans::{Ban, blame};
+use super::ahead::same_launch;
+use super::bans::{Ban, blame, not_applied};
+use super::earlier::Known;
 use super::launches::{State, state_of};
 use super::outcome::Skipped;
 use crate::model::observation::Kind;
-use crate::model::{Configuration, Inspection, Knob, Observation, Purpose, TrialSpec, Value, Verdict};
+use crate::model::{Configuration, Inspection, Knob, Observation, Purpose, TrialSpec, Verdict};
 use crate::verdict::bands::Terms;
 use crate::verdict::parity::{Parity, Trace, check, is_reference, unrepeatable};
 
@@ -35,6 +37,8 @@ pub(super) struct Session<'a> {
     pub compared: Vec<&'a Observation>,
     /// Launches that measure several configurations in turns: what they tell of each is less than a launch of its own.
     pub sweeps: Vec<&'a Observation>,
+    /// What earlier searches know, as far as it still holds.
+    pub known: Vec<&'a Known>,
     /// What it has not asked for yet.
     rest: Vec<&'a Observation>,
     /// Struck out.
@@ -54,6 +58,7 @@ impl<'a> Session<'a> {
             seen: Vec::new(),
             compared: Vec::new(),
             sweeps: Vec::new(),
+            known: Vec::new(),
             rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
             bans: Vec::new(),
             skipped: Vec::new(),
@@ -257,13 +262,10 @@ impl<'a> Session<'a> {
     /// What is not in force between two steps is not in force from the start either.  A batch is another matter: it was
     /// cut, not set.
     fn learn_from_windows(&mut self, o: &Observation) {
-        for w in o.windows.iter().filter(|w| w.not_applied) {
-            let new = |(k, v): &(&Knob, &Value)| o.settings.get(**k) != Some(*v);
-            let part: Configuration =
-                Configuration(w.settings.0.iter().filter(new).map(|(k, v)| (*k, v.clone())).collect());
-            if !part.is_baseline() && part.get(Knob::BatchSize).is_none() {
-                let why = w.why_not.clone().unwrap_or_default();
-                self.strike(vec![Ban::With(part)], &format!("not applied: {why}"));
+        for window in &o.windows {
+            for report in window.not_applied.iter().filter(|r| r.knob != Knob::BatchSize) {
+                let why = window.why_not.as_deref().or(report.reason.as_deref()).unwrap_or_default();
+                self.strike(vec![not_applied(report)], &format!("not applied: {why}"));
             }
         }
     }
@@ -345,10 +347,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether it is what is asked for.  There is one sweep of a configuration, whatever its windows were: what they do not
-/// tell is found out otherwise.
+/// Whether it is what is asked for.
 fn answers(o: &Observation, spec: &TrialSpec) -> bool {
-    o.settings == spec.settings && o.purpose.kind() == spec.purpose.kind()
+    same_launch(&TrialSpec::new(o.settings.clone(), o.purpose), spec)
 }
 
 pub(super) fn confirms(purpose: Purpose) -> bool {

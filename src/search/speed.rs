@@ -5,6 +5,7 @@
 //! covariances of the measurements, of which there are a few dozen).  A launch measures one such logarithm, a window of
 //! a sweep the difference of two, without the noise between launches.
 
+use super::earlier::Known;
 use super::launches::{noise, timings, within};
 use super::memory::{below, density};
 use super::priors::{Context, Effect};
@@ -35,6 +36,8 @@ pub(super) struct Evidence<'a> {
     pub seen: &'a [&'a Observation],
     /// Launches of several.
     pub sweeps: &'a [&'a Observation],
+    /// What earlier searches know.
+    pub known: &'a [&'a Known],
     /// Which of the first kind count.
     pub fitting: &'a [Configuration],
     /// Relative standard deviation between launches that is assumed before any repeat was seen.
@@ -74,6 +77,11 @@ impl<'a> SpeedModel<'a> {
                 values.push(ratio.ratio.ln());
                 variances.push(spread(&ratio).powi(2) + WINDOW * WINDOW);
             }
+        }
+        for k in evidence.known {
+            measured.push(Sum(vec![(1.0, one(&k.settings)), (-1.0, one(&k.beside))]));
+            values.push(k.ratio);
+            variances.push(k.sd * k.sd);
         }
         let expected: Vec<f64> = measured.iter().map(Sum::expected).collect();
         let level = match launches {
@@ -127,8 +135,14 @@ impl<'a> SpeedModel<'a> {
 impl Session<'_> {
     /// The regression over all that was seen so far; `fitting` are the configurations whose launches count.
     pub fn speed<'c>(&self, context: &'c Context<'c>, fitting: &[Configuration]) -> SpeedModel<'c> {
-        let evidence =
-            Evidence { seen: &self.seen, sweeps: &self.sweeps, fitting, assumed_noise: self.plan.noise };
+        let known: Vec<&Known> = self.known_elsewhere().collect();
+        let evidence = Evidence {
+            seen: &self.seen,
+            sweeps: &self.sweeps,
+            known: &known,
+            fitting,
+            assumed_noise: self.plan.noise,
+        };
         SpeedModel::new(&evidence, context)
     }
 }

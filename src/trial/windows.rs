@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::collect::{RankRecords, Records};
-use crate::model::event::{EndReason, Record, Step, WindowOpened};
+use crate::model::event::{EndReason, KnobReport, Record, Step, WindowOpened};
 use crate::model::observation::{Ratio, Window};
 use crate::model::{Configuration, Verdict};
 use crate::verdict::stats::{mean, median, t95};
@@ -32,8 +32,8 @@ struct Run<'a> {
     /// `None` for the launch's own settings.
     window: Option<usize>,
     why_not: Option<String>,
-    /// A knob was tried and is not in force.
-    not_applied: bool,
+    /// Knobs that were tried and are not in force.
+    not_applied: Vec<KnobReport>,
     /// What was measured, warm-up left out.
     steps: Vec<&'a Step>,
     peak: Option<u64>,
@@ -115,7 +115,7 @@ fn window(
     let mut made = Window { settings: settings.clone(), ..Window::default() };
     made.too_large =
         oom.is_some() || dead.is_some_and(|d| matches!(d.verdict, Verdict::Oom | Verdict::Thrash));
-    made.not_applied = runs.iter().filter(of).any(|r| r.not_applied);
+    made.not_applied = runs.iter().filter(of).flat_map(|r| r.not_applied.clone()).collect();
     let spoilt = refused.or_else(|| oom.map(|o| format!("memory ran out: {o}")));
     if spoilt.is_none() {
         measure(&mut made, index, runs, noise);
@@ -241,7 +241,8 @@ fn runs(records: &Records) -> Vec<Run<'_>> {
                     runs.len() - 1
                 });
                 runs[at].why_not.clone_from(why_not);
-                runs[at].not_applied = why_not.is_some() && knobs.iter().any(|k| k.effective.is_none());
+                let refused = |k: &&KnobReport| why_not.is_some() && k.effective.is_none();
+                runs[at].not_applied = knobs.iter().filter(refused).cloned().collect();
             }
             Record::Step(step) if !step.warmup && step.seconds > 0.0 => {
                 if let Some(at) = step.run.and_then(|run| places.get(&run)) {

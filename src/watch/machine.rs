@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::nvml::{Gpus, NvmlUnavailable};
-use super::{cgroup, load, shm};
+use super::{cgroup, load, meminfo, shm};
 
 /// The machine that a result was measured on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,8 @@ impl MachineFacts {
     /// Reads this machine; `gpus` as [`Gpus::open`] answered.
     pub fn read(gpus: Result<&Gpus, &NvmlUnavailable>) -> Self {
         let cpuinfo = text("/proc/cpuinfo");
-        let meminfo = text("/proc/meminfo");
+        let meminfo = meminfo::read();
+        let memory = |key| meminfo::bytes(&meminfo, key).unwrap_or(0);
         let cpus = load::usable_cpus();
         let mut facts = Self {
             cpu: cpu_name(&cpuinfo),
@@ -79,9 +80,9 @@ impl MachineFacts {
             cpu_quota: cgroup::cpu_quota(),
             cpu_bf16: has_bf16(&cpuinfo),
             virtual_machine: flags(&cpuinfo).any(|f| f == "hypervisor"),
-            ram_bytes: meminfo_bytes(&meminfo, "MemTotal:"),
+            ram_bytes: memory("MemTotal"),
             ram_limit_bytes: cgroup::memory_limit(),
-            swap_bytes: meminfo_bytes(&meminfo, "SwapTotal:"),
+            swap_bytes: memory("SwapTotal"),
             shm_bytes: shm::read(Path::new("/dev/shm")).map_or(0, |s| s.total),
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             os: os_name(&text("/etc/os-release")),
@@ -139,11 +140,6 @@ fn flags(cpuinfo: &str) -> impl Iterator<Item = &str> {
 
 fn has_bf16(cpuinfo: &str) -> bool {
     flags(cpuinfo).any(|f| matches!(f, "avx512_bf16" | "amx_bf16" | "bf16" | "svebf16"))
-}
-
-fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
-    let value = meminfo.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
-    value.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 fn os_name(release: &str) -> String {

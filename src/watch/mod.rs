@@ -21,6 +21,7 @@ pub mod host;
 pub mod live;
 pub mod load;
 pub mod machine;
+pub mod meminfo;
 pub mod nvml;
 pub mod sampler;
 pub mod series;

@@ -18,7 +18,7 @@ use crate::process::beside::{self, Beside, Other, Streams};
 use crate::watch::nvml::{self, Baseline, GpuReading};
 use crate::watch::sampler::Pids;
 use crate::watch::training::Watched;
-use crate::watch::{Gpus, cgroup, host};
+use crate::watch::{Gpus, cgroup, host, meminfo};
 
 /// What is to be watched.
 #[derive(Debug, Clone)]
@@ -284,10 +284,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
 
 /// The lowest limit of its cgroups, or the machine's memory.
 fn cap(pid: u32) -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|t| t.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let ram = kib.unwrap_or(0) << 10;
+    let ram = meminfo::bytes(&meminfo::read(), "MemTotal").unwrap_or(0);
     cgroup::memory_limit_of(pid).filter(|limit| *limit < ram).unwrap_or(ram)
 }
 

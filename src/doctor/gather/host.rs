@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::super::facts::{Host, Limit, System};
 use super::text;
-use crate::watch::{cgroup, load, machine::MachineFacts, shm};
+use crate::watch::{cgroup, load, machine::MachineFacts, meminfo, shm};
 
 /// Variables that change how PyTorch runs.
 const VARIABLES: [&str; 5] = [
@@ -42,7 +42,8 @@ pub fn system(machine: &MachineFacts) -> System {
 
 /// Memory, processors and limits.
 pub fn read(machine: &MachineFacts) -> Host {
-    let meminfo = text("/proc/meminfo");
+    let meminfo = meminfo::read();
+    let memory = |key| meminfo::bytes(&meminfo, key).unwrap_or(0);
     let shm = shm::read(Path::new("/dev/shm"));
     let (nodes, our_nodes) = nodes();
     Host {
@@ -52,9 +53,9 @@ pub fn read(machine: &MachineFacts) -> Host {
         nodes,
         our_nodes,
         ram: machine.ram_bytes,
-        available: kib(&meminfo, "MemAvailable:"),
+        available: memory("MemAvailable"),
         swap: machine.swap_bytes,
-        swap_used: machine.swap_bytes.saturating_sub(kib(&meminfo, "SwapFree:")),
+        swap_used: machine.swap_bytes.saturating_sub(memory("SwapFree")),
         limit: cgroup::memory_limit().filter(|l| *l < machine.ram_bytes),
         shm: shm.map(|s| s.total),
         shm_used: shm.map_or(0, |s| s.used),
@@ -69,11 +70,6 @@ pub fn read(machine: &MachineFacts) -> Host {
             .filter(|(_, value)| !value.is_empty())
             .collect(),
     }
-}
-
-fn kib(meminfo: &str, key: &str) -> u64 {
-    let value = meminfo.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
-    value.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 fn limit(resource: Resource) -> Limit {

@@ -3,18 +3,13 @@
 use std::fs;
 
 use super::mounts::{Version, own};
+use crate::watch::meminfo;
 
 /// The smaller of the machine's memory and the limits that this process already lives under, in bytes: those of its
 /// cgroup and of every cgroup above it.  0 when the system tells nothing.
 pub fn machine_limit() -> u64 {
-    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|t| mem_total(&t));
+    let total = meminfo::bytes(&meminfo::read(), "MemTotal");
     [total, group_limit()].into_iter().flatten().min().unwrap_or(0)
-}
-
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// The lowest limit from the own cgroup upwards.
@@ -34,12 +29,6 @@ fn group_limit() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_kernel_text() {
-        assert_eq!(mem_total("MemTotal:       24684092 kB\nMemFree: 1 kB\n"), Some(24_684_092 * 1024));
-        assert_eq!(mem_total("nothing"), None);
-    }
 
     #[test]
     fn this_machine_has_memory() {

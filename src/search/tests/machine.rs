@@ -450,7 +450,11 @@ impl Machine {
                 law.not_applied.map(|knob| format!("{knob} is not in force")).or_else(|| ended.clone())
             };
             if why_not.is_some() {
-                let not_applied = self.sweeps && law.not_applied.is_some();
+                let refused = law.not_applied.filter(|_| self.sweeps).and_then(|knob| {
+                    let requested = settings.get(knob)?.clone();
+                    Some(KnobReport { knob, requested, effective: None, how: String::new(), objects: 0, reason: None })
+                });
+                let not_applied = refused.into_iter().collect();
                 return Window { why_not, not_applied, ..blank };
             }
             let too_large = law.peak * MIB as f64 > self.cap as f64;

@@ -1,6 +1,7 @@
 //! The search against simulated machines: each test is a machine and what must come of it.
 
 mod ahead;
+mod earlier;
 mod ends;
 mod kernels;
 mod machine;

@@ -241,7 +241,9 @@ fn a_search_knows_of_earlier_ones_of_its_command() {
     // Who starts anew asks nobody; other commands and machines are of no use.
     assert!(ids(&open(&edited, true)).is_empty());
     assert!(ids(&open(&SearchKey { device_ids: vec!["another".into()], ..key() }, false)).is_empty());
-    assert!(ids(&open(&SearchKey { argv: vec!["python".into(), "test.py".into()], ..key() }, false)).is_empty());
+    assert!(
+        ids(&open(&SearchKey { argv: vec!["python".into(), "test.py".into()], ..key() }, false)).is_empty()
+    );
     // One that cannot be read any more is forgotten.
     fs::write(path(dir.path()), "{\n").unwrap();
     assert!(!ids(&open(&capped, false)).contains(&key().id()));

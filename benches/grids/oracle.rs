@@ -63,14 +63,19 @@ impl<'a> Oracle<'a> {
         o.throughput()
     }
 
-    /// One launch as a search sees it; what is not in the grid fails.
+    /// One launch as a search sees it.  What is not in the grid fails, and is not counted: it tells nothing, either.  How
+    /// something trains is not in a grid; it is answered with what the script as it is did.
     pub fn launch(&mut self, spec: &TrialSpec, trial: u32) -> Observation {
-        self.launches += 1;
-        let mut o = match spec.purpose {
+        let answer = match spec.purpose {
             Purpose::Sweep => self.sweep(spec),
+            Purpose::Parity => {
+                Some(Observation { peaks: Default::default(), ..self.grid.observations[0].clone() })
+            }
             _ => self.recorded(spec),
         };
-        (o.trial, o.purpose) = (trial, spec.purpose);
+        self.launches += usize::from(answer.is_some());
+        let mut o = answer.unwrap_or_else(|| self.missing());
+        (o.trial, o.purpose, o.settings) = (trial, spec.purpose, spec.settings.clone());
         o.cap.bytes = Some(self.cap);
         if o.peak().is_some_and(|p| p > self.cap) {
             (o.verdict, o.why, o.timing) = (Verdict::Oom, "its peak lies above the cap".to_owned(), None);
@@ -80,20 +85,19 @@ impl<'a> Oracle<'a> {
         o
     }
 
-    fn recorded(&mut self, spec: &TrialSpec) -> Observation {
+    fn recorded(&mut self, spec: &TrialSpec) -> Option<Observation> {
         let used = self.used.entry(spec.settings.clone()).or_default();
-        let all = self.shown.get(&spec.settings).filter(|all| !all.is_empty());
-        let Some(all) = all else { return self.missing(spec) };
+        let all = self.shown.get(&spec.settings).filter(|all| !all.is_empty())?;
         let o = all[*used % all.len()].clone();
         *used += 1;
         if spec.purpose == Purpose::Baseline && o.inspection.is_none() {
             let inspection = self.grid.observations[0].inspection.clone();
-            return Observation { inspection, ..o };
+            return Some(Observation { inspection, ..o });
         }
-        o
+        Some(o)
     }
 
-    fn sweep(&mut self, spec: &TrialSpec) -> Observation {
+    fn sweep(&mut self, spec: &TrialSpec) -> Option<Observation> {
         let sweeps: Vec<&Observation> = self
             .grid
             .observations
@@ -101,7 +105,7 @@ impl<'a> Oracle<'a> {
             .filter(|o| o.purpose == Purpose::Sweep && o.settings == spec.settings)
             .collect();
         if sweeps.is_empty() {
-            return self.missing(spec);
+            return None;
         }
         let mut o = sweeps[self.pick(sweeps.len())].clone();
         let missing = |settings: &Configuration| Window {
@@ -119,12 +123,12 @@ impl<'a> Oracle<'a> {
             Window { settings: settings.clone(), too_large: true, why_not, ..Window::default() }
         };
         o.windows = spec.windows.iter().map(window).collect();
-        o
+        Some(o)
     }
 
-    fn missing(&self, spec: &TrialSpec) -> Observation {
+    fn missing(&self) -> Observation {
         let mut o = self.grid.observations[0].clone();
-        (o.settings, o.verdict) = (spec.settings.clone(), Verdict::Failed);
+        (o.verdict, o.peaks) = (Verdict::Failed, Default::default());
         (o.timing, o.windows, o.inspection) = (None, Vec::new(), None);
         (o.why, o.end, o.seconds) = ("it was not recorded".to_owned(), ProcessEnd::Exited { code: 1 }, 0.0);
         o

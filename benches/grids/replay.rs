@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use autofit::model::Configuration;
-use autofit::search::{Next, next};
+use autofit::model::{Configuration, Observation};
+use autofit::search::{Next, Outcome, next};
 use serde_json::{Value, json};
 
 use crate::grid::Grid;
@@ -126,7 +126,27 @@ fn ours((grid, cap): (&Grid, u64), oracle: &mut Oracle<'_>) -> Option<Configurat
                 let trial = u32::try_from(history.len()).unwrap() + 1;
                 history.push(oracle.launch(&spec, trial));
             }
-            Next::Stop(outcome) => return outcome.settings.filter(|_| outcome.winner.is_some()),
+            Next::Stop(outcome) => {
+                if std::env::var_os("TRACE").is_some() {
+                    told(&outcome, &history);
+                }
+                return outcome.settings.filter(|_| outcome.winner.is_some());
+            }
         }
+    }
+}
+
+/// One search, launch by launch.
+fn told(outcome: &Outcome, history: &[Observation]) {
+    println!("    {}", outcome.reason);
+    for o in history {
+        let rate = o.throughput().map_or("-".to_owned(), |r| format!("{r:.0}"));
+        let peak = o.peak().map_or("-".to_owned(), |p| (p >> 20).to_string());
+        let verdict = o.verdict.name();
+        println!(
+            "      {:9} {verdict:5} {rate:>6} samples/s {peak:>5} MiB  {}",
+            format!("{:?}", o.purpose),
+            o.settings
+        );
     }
 }

@@ -10,8 +10,10 @@ use crate::grid::Grid;
 pub fn rows(grid: &Grid) -> Vec<Value> {
     let launches = grid.launches();
     let sweeps = || grid.observations.iter().filter(|o| o.purpose == Purpose::Sweep);
-    let mut pairs: Vec<(&Configuration, &Configuration)> =
-        sweeps().flat_map(|o| o.windows.iter().map(|w| (&o.settings, &w.settings))).filter(|(a, b)| a != b).collect();
+    let mut pairs: Vec<(&Configuration, &Configuration)> = sweeps()
+        .flat_map(|o| o.windows.iter().map(|w| (&o.settings, &w.settings)))
+        .filter(|(a, b)| a != b)
+        .collect();
     pairs.sort();
     pairs.dedup();
     let row = |(base, settings): (&Configuration, &Configuration)| {
@@ -19,7 +21,9 @@ pub fn rows(grid: &Grid) -> Vec<Value> {
         let windows: Vec<&Window> =
             sweeps().filter(of).flat_map(|o| &o.windows).filter(|w| w.settings == *settings).collect();
         let swept: Vec<f64> = windows.iter().filter_map(|w| Some(w.ratio?.ratio.ln())).collect();
-        let rates = |c| Some(launches.get(c)?.iter().filter_map(|o| o.throughput()).map(f64::ln).collect::<Vec<f64>>());
+        let rates = |c| {
+            Some(launches.get(c)?.iter().filter_map(|o| o.throughput()).map(f64::ln).collect::<Vec<f64>>())
+        };
         let (mine, other) = (rates(settings)?, rates(base)?);
         let peaks: Vec<f64> = launches[settings].iter().filter_map(|o| o.peak()).map(|p| p as f64).collect();
         let window_peaks: Vec<f64> = windows.iter().filter_map(|w| w.peak).map(|p| p as f64).collect();

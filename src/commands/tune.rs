@@ -33,7 +33,8 @@ pub async fn run(job: Job) -> anyhow::Result<i32> {
         bench.tell(&Progress::Note(note.clone()));
     }
     let earlier = known_earlier(&journal, &place);
-    let mut search = Search { place: &place, job: &job, history, earlier, numerics: place.recipe.policy.numerics };
+    let mut search =
+        Search { place: &place, job: &job, history, earlier, numerics: place.recipe.policy.numerics };
     let end = search.climb(&mut bench, &mut journal).await?;
     bench.finish_reporting();
     finish::emit(&place, &job, &mut journal, &bench, &search.history, end)

@@ -13,7 +13,7 @@ use crate::model::{Configuration, Observation, Purpose};
 
 /// Peaks of the script as it is, then and now, differ by less than this (logarithm of the ratio).
 const SAME_PEAK: f64 = 0.1;
-/// A winner of then is launched first if its peak leaves this share of the cap.
+/// What was not confirmed under this cap or a lower one is launched first if its peak leaves this share of the cap.
 const ROOM: f64 = 0.03;
 /// Standard deviation of a ratio of rates from one search to another, of which the script may have been edited.
 const DRIFT: f64 = 0.05;
@@ -49,8 +49,8 @@ pub(super) struct Known {
     pub sd: f64,
     /// Bytes.
     pub peak: u64,
-    /// It was confirmed.
-    confirmed: bool,
+    /// The cap under which it was confirmed, if it was.
+    confirmed: Option<u64>,
 }
 
 impl Earlier {
@@ -67,7 +67,8 @@ impl Earlier {
         };
         let fits = |c: &Configuration| {
             let mut states = seen.iter().filter(|o| o.settings == *c).map(|o| state_of(o));
-            states.clone().any(|s| s == State::Fits) && states.all(|s| matches!(s, State::Fits | State::Unknown))
+            states.clone().any(|s| s == State::Fits)
+                && states.all(|s| matches!(s, State::Fits | State::Unknown))
         };
         let all: BTreeSet<&Configuration> =
             seen.iter().map(|o| &o.settings).filter(|c| fits(c) && !timings(&seen, c).is_empty()).collect();
@@ -80,7 +81,8 @@ impl Earlier {
         };
         let (level, level_variance) = mean(beside);
         let confirmed = |c: &Configuration| {
-            seen.iter().any(|o| o.settings == *c && o.purpose == Purpose::Confirm && state_of(o) == State::Fits)
+            let held = |o: &&&Observation| o.purpose == Purpose::Confirm && state_of(o) == State::Fits;
+            seen.iter().filter(|o| o.settings == *c).find(held).map(|o| o.cap.bytes.unwrap_or(u64::MAX))
         };
         let one = |settings: &&Configuration| {
             let (rate, variance) = mean(settings);
@@ -94,7 +96,9 @@ impl Earlier {
             })
         };
         let mut known: Vec<Known> = all.iter().filter(|c| **c != beside).filter_map(one).collect();
-        known.sort_by(|a, b| b.confirmed.cmp(&a.confirmed).then(b.ratio.total_cmp(&a.ratio)));
+        known.sort_by(|a, b| {
+            b.confirmed.is_some().cmp(&a.confirmed.is_some()).then(b.ratio.total_cmp(&a.ratio))
+        });
         (!known.is_empty()).then(|| Self { id: id.to_owned(), baseline, known })
     }
 
@@ -120,15 +124,17 @@ impl Earlier {
             (None, Some(is)) => then.cap.is_some_and(|cap| (is as f64) < cap as f64 * (1.0 - SAME_PEAK)),
             (None, None) => false,
         };
-        let words = |peak: Option<u64>| {
-            peak.map_or("more than there was".to_owned(), |p| Bytes(p).to_string())
-        };
+        let words =
+            |peak: Option<u64>| peak.map_or("more than there was".to_owned(), |p| Bytes(p).to_string());
         otherwise.then(|| format!("the script as it is took {} then and takes {} now", words(was), words(is)))
     }
 }
 
 fn largest_peak(seen: &[&Observation], settings: &Configuration) -> Option<u64> {
-    seen.iter().filter(|o| o.settings == *settings && state_of(o) == State::Fits).filter_map(|o| o.peak()).max()
+    seen.iter()
+        .filter(|o| o.settings == *settings && state_of(o) == State::Fits)
+        .filter_map(|o| o.peak())
+        .max()
 }
 
 /// Launches what was the best in an earlier search.  From now on the models know what that search knew.
@@ -147,11 +153,14 @@ pub(super) fn recall(session: &mut Session<'_>, space: &Space<'_>, baseline: &Ob
             ));
         }
     }
-    let room = |k: &&&Known| (k.peak as f64) < cap as f64 * (1.0 - ROOM);
+    let room = |k: &&&Known| {
+        k.confirmed.is_some_and(|held| held <= cap) || (k.peak as f64) < cap as f64 * (1.0 - ROOM)
+    };
     let open = |k: &&&Known| {
         session.state(&k.settings) == State::Unknown && space.allows(&k.settings) && !k.settings.is_baseline()
     };
-    let best = session.known.iter().filter(room).filter(open).find(|k| k.ratio > 0.0 || !baseline_fits(baseline));
+    let best =
+        session.known.iter().filter(room).filter(open).find(|k| k.ratio > 0.0 || !baseline_fits(baseline));
     let Some(settings) = best.map(|k| k.settings.clone()) else { return Ok(()) };
     match session.launch(&settings, Purpose::Climb) {
         Ok(_) | Err(Halt::Spent(_)) => Ok(()),

@@ -65,8 +65,8 @@ use crate::recipe::{KnobRule, Limits, Policy, Recipe, Rung};
 
 pub use ahead::{ahead, same_launch};
 pub use earlier::Earlier;
-pub use launches::usual_noise;
 pub use expect::{Expected, expectations};
+pub use launches::usual_noise;
 pub use outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd, Skipped};
 
 /// All that a search depends on besides what it measures.

@@ -12,9 +12,9 @@ use crate::verdict::compare::{Comparison, Speed, compare_with};
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
 /// Launches that all of this may take: what is left of a usual search, within these bounds.
-const LEFT: std::ops::RangeInclusive<usize> = 3..=6;
-/// A usual search, its confirm trial left out.
-const USUAL: usize = 10;
+const LEFT: std::ops::RangeInclusive<usize> = 2..=5;
+/// A usual search, sweeps and all, its confirm trial left out.
+const USUAL: usize = 9;
 /// A challenger has at least this probability to be faster than the champion by something that matters.
 const CONTENDS: f64 = 0.15;
 /// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.
@@ -69,7 +69,8 @@ pub(super) fn settle(
     space: &Space<'_>,
     best: Configuration,
 ) -> Step<Configuration> {
-    let mut left = USUAL.saturating_sub(session.seen.len()).clamp(*LEFT.start(), *LEFT.end());
+    let mut left =
+        USUAL.saturating_sub(session.seen.len() + session.sweeps.len()).clamp(*LEFT.start(), *LEFT.end());
     let mut champion = prune(session, space, best, &mut left)?;
     let mut lost: Vec<Configuration> = Vec::new();
     while let Some(challenger) = challenger(session, space, &champion, &lost) {
@@ -152,8 +153,8 @@ fn swept_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: 
     swept_ratio(session, space, a, b).is_some_and(|r| r.mean >= MATTERS && r.mean > SURE * r.sd)
 }
 
-/// The ratio of both from everything that was measured; only where sweeps have compared all in which the two differ, so
-/// that it is no prior that speaks.
+/// The ratio of both from everything that was measured; only where sweeps or earlier searches have compared all in which
+/// the two differ, so that it is no prior that speaks.
 fn swept_ratio(
     session: &Session<'_>,
     space: &Space<'_>,
@@ -162,10 +163,13 @@ fn swept_ratio(
 ) -> Option<Belief> {
     let swept = |knob: &Knob, value: &Value| {
         let windows = session.sweeps.iter().flat_map(|o| o.windows.iter().map(move |w| (o, w)));
-        windows.filter(|(_, w)| w.ratio.is_some()).any(|(o, w)| {
-            // It was set in one of the two and not in the other.
-            (w.settings.get(*knob) == Some(value)) != (o.settings.get(*knob) == Some(value))
-        })
+        let windows = windows.filter(|(_, w)| w.ratio.is_some()).map(|(o, w)| (&o.settings, &w.settings));
+        let earlier = session.known.iter().map(|k| (&k.beside, &k.settings));
+        // It was set in one of the two and not in the other.
+        let apart = |(x, y): (&Configuration, &Configuration)| {
+            (x.get(*knob) == Some(value)) != (y.get(*knob) == Some(value))
+        };
+        windows.chain(earlier).any(apart)
     };
     let differs = |x: &Configuration, y: &Configuration| {
         x.0.iter().filter(|(k, v)| y.get(**k) != Some(v)).map(|(k, v)| (*k, v.clone())).collect::<Vec<_>>()

@@ -135,11 +135,10 @@ impl<'a> SpeedModel<'a> {
 impl Session<'_> {
     /// The regression over all that was seen so far; `fitting` are the configurations whose launches count.
     pub fn speed<'c>(&self, context: &'c Context<'c>, fitting: &[Configuration]) -> SpeedModel<'c> {
-        let known: Vec<&Known> = self.known_elsewhere().collect();
         let evidence = Evidence {
             seen: &self.seen,
             sweeps: &self.sweeps,
-            known: &known,
+            known: &self.known,
             fitting,
             assumed_noise: self.plan.noise,
         };

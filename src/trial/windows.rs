@@ -8,9 +8,9 @@
 //! Each time that B was open gives the logarithm of its rate over the geometric mean of A's in the windows before and
 //! after it, so that a machine that becomes slower favours neither.  A window's rate is the median of its steps' rates,
 //! or samples over seconds where steps wait for their loader, which comes in bursts.  The ratio is the mean over rounds;
-//! its interval is Student's t of the rounds where there are three or more, else that of the single steps on both sides.
-//! What steps of one window differ by is taken from all windows of the launch together: a slow script has two or three
-//! steps in each, which by themselves tell nothing.  It knows nothing of what changes between windows.
+//! its interval is Student's t of what rounds differ by where the windows came often enough to tell, else of what single
+//! steps on both sides differ by, which knows nothing of what changes between windows.  Either is taken from all windows
+//! of the launch together: two or three rounds, or steps, of one window tell nothing by themselves.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,8 @@ use crate::model::observation::{Ratio, Window};
 use crate::model::{Configuration, Verdict};
 use crate::verdict::stats::{mean, median, t95};
 
-/// Rounds from which their own spread tells how sure the ratio is.
-const ROUNDS: usize = 3;
+/// Degrees of freedom from which the spread of rounds tells how sure a ratio is.
+const DEGREES: f64 = 2.0;
 
 /// Part of the time in waits for the loader from which a median would hide them.
 const WAITING: f64 = 0.05;
@@ -96,7 +96,7 @@ pub fn peak_of_settings(records: &Records) -> Option<(u64, Option<u64>)> {
 /// What each configuration has shown, in the order in which it was asked for.
 pub fn windows(asked: &[Configuration], records: &Records, death: Option<&Death>) -> Vec<Window> {
     let runs = runs(records);
-    let noise = Noise::of(&runs);
+    let noise = Noise::of(asked.len(), &runs);
     asked.iter().enumerate().map(|(i, settings)| window(i, settings, &runs, &noise, records, death)).collect()
 }
 
@@ -132,25 +132,12 @@ fn window(
 }
 
 fn measure(made: &mut Window, index: usize, runs: &[Run<'_>], noise: &Noise) {
-    let mut rounds = Vec::new();
-    let mut steps: Vec<&Step> = Vec::new();
-    // What was refused before its first step took no time between its neighbours.
-    let runs: Vec<&Run<'_>> = runs.iter().filter(|r| r.window.is_none() || !r.steps.is_empty()).collect();
-    for (at, run) in runs.iter().enumerate().filter(|(_, r)| r.window == Some(index)) {
+    let rounds = rounds(index, runs);
+    for run in runs.iter().filter(|r| r.window == Some(index) && !r.steps.is_empty()) {
         made.peak = made.peak.max(run.peak);
         made.allocated = made.allocated.max(run.allocated);
-        let neighbours = [at.checked_sub(1), Some(at + 1)].into_iter().flatten().filter_map(|i| runs.get(i));
-        let own: Vec<&&Run<'_>> = neighbours.filter(|r| r.window.is_none()).collect();
-        let beside: Vec<f64> = own.iter().filter_map(|r| rate(r)).map(f64::ln).collect();
-        if let (Some(rate), Some(usual)) = (rate(run), mean(&beside)) {
-            rounds.push(Round {
-                log: rate.ln() - usual,
-                mine: run.steps.len(),
-                beside: own.iter().map(|r| r.steps.len()).sum(),
-            });
-            steps.extend(&run.steps);
-        }
     }
+    let steps: Vec<&Step> = rounds.iter().flat_map(|r| &r.run.steps).copied().collect();
     let seconds: Vec<f64> = steps.iter().map(|s| s.seconds).collect();
     let samples: Vec<f64> = steps.iter().map(|s| s.samples as f64).collect();
     made.steps = u32::try_from(steps.len()).unwrap_or(u32::MAX);
@@ -160,42 +147,70 @@ fn measure(made: &mut Window, index: usize, runs: &[Run<'_>], noise: &Noise) {
 }
 
 /// One time that a window was open beside the launch's own settings.
-struct Round {
+struct Round<'a> {
+    run: &'a Run<'a>,
+    /// Logarithm of the ratio.
     log: f64,
-    /// Steps of the window, and of the windows beside it.
-    mine: usize,
+    /// Steps of the windows beside it.
     beside: usize,
 }
 
-/// What steps of one and the same window differ by.
+fn rounds<'a>(index: usize, runs: &'a [Run<'a>]) -> Vec<Round<'a>> {
+    // What was refused before its first step took no time between its neighbours.
+    let runs: Vec<&Run<'_>> = runs.iter().filter(|r| r.window.is_none() || !r.steps.is_empty()).collect();
+    let mine = runs.iter().enumerate().filter(|(_, r)| r.window == Some(index));
+    let round = |(at, run): (usize, &&'a Run<'a>)| {
+        let neighbours = [at.checked_sub(1), Some(at + 1)].into_iter().flatten().filter_map(|i| runs.get(i));
+        let own: Vec<&&Run<'_>> = neighbours.filter(|r| r.window.is_none()).collect();
+        let usual: Vec<f64> = own.iter().filter_map(|r| rate(r)).map(f64::ln).collect();
+        let log = rate(run)?.ln() - mean(&usual)?;
+        Some(Round { run: *run, log, beside: own.iter().map(|r| r.steps.len()).sum() })
+    };
+    mine.filter_map(round).collect()
+}
+
+/// What equal things of one launch differ by.
 struct Noise {
-    /// Of the logarithm of a step's rate.
+    /// Logarithms of the rates of one window's steps.
+    steps: Spread,
+    /// Logarithms of one configuration's ratios, from round to round.
+    rounds: Spread,
+}
+
+/// A pooled variance.
+struct Spread {
     variance: f64,
     degrees: f64,
 }
 
-impl Noise {
-    fn of(runs: &[Run<'_>]) -> Self {
+impl Spread {
+    /// Within the groups.
+    fn of(groups: impl Iterator<Item = Vec<f64>>) -> Self {
         let (mut squares, mut degrees) = (0.0, 0.0);
-        for run in runs.iter().filter(|r| r.steps.len() > 1) {
-            let logs: Vec<f64> = run.steps.iter().map(|s| speed(s).ln()).collect();
-            degrees += logs.len() as f64 - 1.0;
-            squares += variance(&logs) * (logs.len() as f64 - 1.0);
+        for group in groups.filter(|g| g.len() > 1) {
+            degrees += group.len() as f64 - 1.0;
+            squares += variance(&group) * (group.len() as f64 - 1.0);
         }
         Self { variance: squares / f64::max(degrees, 1.0), degrees }
     }
 }
 
-fn ratio(rounds: &[Round], noise: &Noise) -> Option<Ratio> {
-    let logs: Vec<f64> = rounds.iter().map(|r| r.log).collect();
-    let centre = mean(&logs)?;
-    let n = logs.len() as f64;
-    let margin = if logs.len() >= ROUNDS {
-        (variance(&logs) / n).sqrt() * t95(n - 1.0)
+impl Noise {
+    fn of(asked: usize, runs: &[Run<'_>]) -> Self {
+        let steps = runs.iter().map(|run| run.steps.iter().map(|s| speed(s).ln()).collect());
+        let rounds = (0..asked).map(|i| rounds(i, runs).iter().map(|r| r.log).collect());
+        Self { steps: Spread::of(steps), rounds: Spread::of(rounds) }
+    }
+}
+
+fn ratio(rounds: &[Round<'_>], noise: &Noise) -> Option<Ratio> {
+    let centre = mean(&rounds.iter().map(|r| r.log).collect::<Vec<_>>())?;
+    let margin = if noise.rounds.degrees >= DEGREES {
+        (noise.rounds.variance / rounds.len() as f64).sqrt() * t95(noise.rounds.degrees)
     } else {
-        let (mine, beside): (usize, usize) =
-            rounds.iter().fold((0, 0), |sum, r| (sum.0 + r.mine, sum.1 + r.beside));
-        (noise.variance * (1.0 / mine as f64 + 1.0 / beside as f64)).sqrt() * t95(noise.degrees)
+        let mine: usize = rounds.iter().map(|r| r.run.steps.len()).sum();
+        let beside: usize = rounds.iter().map(|r| r.beside).sum();
+        (noise.steps.variance * (1.0 / mine as f64 + 1.0 / beside as f64)).sqrt() * t95(noise.steps.degrees)
     };
     Some(Ratio { ratio: centre.exp(), interval: ((centre - margin).exp(), (centre + margin).exp()) })
 }

@@ -103,7 +103,9 @@ fn a_ratio_is_to_the_windows_beside_it_whatever_the_machine_does() {
     turn(&mut launch, None, 8, 0.1);
     let found = seen(&launch.ended(EndReason::Measured));
     let ratio = found[0].ratio.unwrap();
-    assert!((ratio.ratio - 2.0).abs() < 1e-9 && ratio.interval.1 - ratio.interval.0 < 1e-9, "{ratio:?}");
+    assert!((ratio.ratio - 2.0).abs() < 1e-9, "{ratio:?}");
+    // As sure as rounds are alike, those of the other window among them.
+    assert!(ratio.interval.0 > 1.96 && ratio.interval.1 < 2.04 && ratio.interval.1 > 2.0, "{ratio:?}");
     // Half the samples in four fifths of the time.
     let ratio = found[1].ratio.unwrap();
     assert!((0.60..0.63).contains(&ratio.ratio), "{ratio:?}");

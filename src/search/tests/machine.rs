@@ -452,7 +452,14 @@ impl Machine {
             if why_not.is_some() {
                 let refused = law.not_applied.filter(|_| self.sweeps).and_then(|knob| {
                     let requested = settings.get(knob)?.clone();
-                    Some(KnobReport { knob, requested, effective: None, how: String::new(), objects: 0, reason: None })
+                    Some(KnobReport {
+                        knob,
+                        requested,
+                        effective: None,
+                        how: String::new(),
+                        objects: 0,
+                        reason: None,
+                    })
                 });
                 let not_applied = refused.into_iter().collect();
                 return Window { why_not, not_applied, ..blank };

@@ -12,7 +12,7 @@ use crate::verdict::compare::{Comparison, Speed, compare_with};
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
 /// Launches that all of this may take: what is left of a usual search, within these bounds.
-const LEFT: std::ops::RangeInclusive<usize> = 2..=5;
+const LEFT: std::ops::RangeInclusive<usize> = 3..=5;
 /// A usual search, sweeps and all, its confirm trial left out.
 const USUAL: usize = 9;
 /// A challenger has at least this probability to be faster than the champion by something that matters.

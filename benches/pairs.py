@@ -47,6 +47,21 @@ def interval(logs):
     }
 
 
+def marks(rows):
+    """Steps and when they were told of, as long as the script prints."""
+    found = ((LINE.search(row), time.monotonic()) for row in rows)
+    return [(int(line[1]), when) for line, when in found if line]
+
+
+def rate_of(seen):
+    """Steps a second, the first lines left out; None where there are too few.
+
+    A step that is not larger than the last one begins an epoch: evaluation and saving lie between.
+    """
+    stretches = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen[1:], seen[2:]) if b[0] > a[0]]
+    return sum(s for s, _ in stretches) / sum(t for _, t in stretches) if stretches else None
+
+
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
@@ -68,17 +83,11 @@ class Bench:
             stderr=subprocess.PIPE,
             text=True,
         )
-        marks = []
-        for row in process.stdout:
-            found = LINE.search(row)
-            if found:
-                marks.append((int(found[1]), time.monotonic()))
+        seen = marks(process.stdout)
         error = process.stderr.read()
         if process.wait() != 0:
             raise SystemExit(f"{argv} ended with {process.returncode}\n{error[-2000:]}")
-        # A step that is not larger than the last one begins an epoch: evaluation and saving lie between.
-        stretches = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks[1:], marks[2:]) if b[0] > a[0]]
-        return sum(s for s, _ in stretches) / sum(t for _, t in stretches)
+        return rate_of(seen)
 
     def autofit(self, words, status=(0,)):
         argv = [self.args.bin, *words]

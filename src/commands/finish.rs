@@ -90,6 +90,7 @@ pub fn emit(
         skipped: outcome.map(|o| o.skipped.iter().map(skipped).collect()).unwrap_or_default(),
         notes: journal.notes().iter().chain(outcome.iter().flat_map(|o| &o.notes)).cloned().collect(),
         files,
+        predictions: predictions(place, history),
         ..input(place, job, bench, history)
     };
     let mut result = TuneResult::assemble(&input);
@@ -187,7 +188,7 @@ fn input(place: &Workplace, job: &Job, bench: &Bench, history: &[Observation]) -
         isolation: bench.isolation.clone(),
         inspection: bench.executor.inspection().cloned(),
         observations: history.to_vec(),
-        predictions: predictions(place, history),
+        predictions: BTreeMap::new(),
         winner: None,
         advice: Vec::new(),
         skipped: Vec::new(),

@@ -71,7 +71,8 @@ impl Default for Schedule {
 pub struct CoveragePlan {
     /// The training loader is ended after this many batches, so that end-of-epoch code runs.
     pub end_loader_after: u32,
-    /// Look through at most this many batches of the loader for the largest and train on that first; 0 for no look.
+    /// Look through at most this many batches of the loader for the largest and train on that once the
+    /// optimizer has stepped; 0 for no look.
     pub look_batches: u32,
     /// Seconds that the look may take.
     pub look_seconds: f64,

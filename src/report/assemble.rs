@@ -98,7 +98,7 @@ impl TuneResult {
             baseline: baseline.map(candidate),
             reference_trial: reference.map(|o| o.trial),
             winner: confirm.or(found).map(|o| Candidate {
-                // A confirm trial begins with the largest batch: its losses are those of other data.
+                // A confirm trial looks through its loader first: its losses are those of other data.
                 parity: quiet(o, all).or_else(|| baseline.and_then(|b| parity(climbed(o, all), b))),
                 ..candidate(o)
             }),

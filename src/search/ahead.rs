@@ -8,10 +8,8 @@
 //! Launches that others are compared with (the script as it is, without random draws), sweeps and confirm trials are
 //! waited for: what is judged by them, or suggested by them, must be launched after them.
 
-use super::expect::{Expected, of_one};
+use super::expect::expected;
 use super::launches::{State, state_of};
-use super::replay::Session;
-use super::space::Space;
 use super::{Next, SearchPlan, next};
 use crate::model::observation::Kind;
 use crate::model::{Observation, TrialSpec, Verdict};
@@ -47,7 +45,8 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
     };
     let again =
         history.iter().rev().find(|o| o.settings == spec.settings && o.purpose.kind() == Kind::Measured);
-    let (likely, otherwise) = match likely_fits(plan, history, spec)? {
+    let expected = expected(plan, history, &spec.settings)?;
+    let (likely, otherwise) = match expected.fits >= 0.5 {
         true => (State::Fits, State::TooLarge),
         false => (State::TooLarge, State::Fits),
     };
@@ -58,23 +57,15 @@ fn imagine(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Opti
         // It is not expected to be launched once more.
         o.verdict = Verdict::Fit;
     }
-    let Expected { rate, peak_bytes } = of_one(plan, history, &o)?;
-    if let (Some(timing), Some(rate)) = (&mut o.timing, rate) {
+    if let (Some(timing), Some(rate)) = (&mut o.timing, expected.rate) {
         let factor = rate / timing.samples_per_second;
         timing.samples_per_second = rate;
         timing.interval = (timing.interval.0 * factor, timing.interval.1 * factor);
         timing.step_seconds.iter_mut().for_each(|seconds| *seconds /= factor);
     }
-    if let (Some(peak), State::Fits) = (peak_bytes, state_of(&o)) {
+    if let (Some(peak), State::Fits) = (expected.peak_bytes, state_of(&o)) {
         let place = if o.peaks.device.is_some() { &mut o.peaks.device } else { &mut o.peaks.host };
         *place = Some(peak);
     }
     Some(o)
-}
-
-fn likely_fits(plan: &SearchPlan, history: &[Observation], spec: &TrialSpec) -> Option<bool> {
-    let session = Session::having_seen(plan, history);
-    let space = Space::new(plan, session.inspection()?, plan.policy.numerics);
-    let context = session.context(&space);
-    Some(session.memory(&context).fits(&context, &spec.settings) >= 0.5)
 }

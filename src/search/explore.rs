@@ -21,6 +21,8 @@ const FEW_ALLOCATORS: usize = 3;
 const FARTHEST: usize = 8;
 /// What a leap passes through is at least this likely to fit.
 const LIKELY: f64 = 0.5;
+/// Launches at most that look for something smaller than what left too little room.
+const SMALLER: usize = 2;
 /// Neighbours of this many of the best are looked at.
 const AROUND: usize = 3;
 
@@ -95,6 +97,36 @@ fn leap(
         }
     }
     (at != *from).then_some(at)
+}
+
+/// Launches neighbours that need less memory, the fastest of those that should fit first, until one does; what should
+/// not be faster than `known` is left alone.
+pub(super) fn with_less_memory(
+    session: &mut Session<'_>,
+    space: &Space<'_>,
+    than: &Configuration,
+    known: Option<&Configuration>,
+) -> Step<Option<Configuration>> {
+    for _ in 0..SMALLER {
+        let context = session.context(space);
+        let speed = session.speed(&context, &session.fitting_in(space));
+        let memory = session.memory(&context);
+        let needs = context.transient(than);
+        let open = |c: &Configuration| {
+            session.state(c) == State::Unknown
+                && context.transient(c) < needs
+                && memory.fits(&context, c) >= LIKELY
+        };
+        let rate = |c: &Configuration| speed.belief(c).mean;
+        let faster = |c: &Configuration| known.is_none_or(|k| rate(c) > rate(k) + WORTH);
+        let all = neighbours(session, space, than).into_iter().filter(|c| open(c) && faster(c));
+        let Some(settings) = all.max_by(|a, b| rate(a).total_cmp(&rate(b))) else { return Ok(None) };
+        session.launch(&settings, Purpose::Climb)?;
+        if session.state(&settings) == State::Fits {
+            return Ok(Some(settings));
+        }
+    }
+    Ok(None)
 }
 
 /// Knobs that may add speed and ask for some memory.

@@ -1,37 +1,39 @@
 //! How likely a configuration is to fit, from what fitted and what did not.
 //!
-//! Peak = fixed + transient x factor(settings), with factors from [`super::priors`].  Fixed and transient are not known;
-//! each pair on a grid is weighted by how well it explains the launches so far.  A measured peak says much, a launch
-//! that ran out of memory says that its peak lies above the cap.  The model is rough on purpose (a fifth of error in
-//! every peak), so that it gives way to what is measured; it never says that something fits.  Where something alike has
-//! been measured, only the difference to it is predicted, and only the difference has a large error.
-
-use std::cmp::Ordering;
+//! Where a peak was measured, everything follows from a fit to what was ([`super::footprint`]).  Before that, while all
+//! launches ran out of memory: peak = fixed + transient x factor(settings), with factors from [`super::priors`].  Fixed
+//! and transient are not known; each pair on a grid is weighted by how well it explains the launches so far, each of
+//! which says that its peak lies above the cap.  The model is rough on purpose (a fifth of error in every peak), so that
+//! it gives way to what is measured; it never says that something fits.
 
 use super::earlier::Known;
+use super::footprint::{Footprint, Peak, spread};
 use super::launches::{State, state_of};
 use super::priors::Context;
 use super::replay::Session;
 use crate::model::{Configuration, Observation};
 
-/// Relative error of a predicted peak: the factors are guesses.
+/// Relative error of a peak that is predicted before any was measured: the factors are guesses.
 const ERROR: f64 = 0.2;
-/// Error of a predicted difference to a measured peak, relative to that difference ...
-const DIFFERENCE_ERROR: f64 = 0.4;
-/// ... and of the measured peak itself, relative to the cap: peaks of equal launches differ a little.
-const PEAK_ERROR: f64 = 0.015;
+/// Of a window of a sweep beside the one with the launch's own settings: the heap that the windows before it have left.
+const WINDOW: f64 = 0.03;
+/// The same where the launch's own settings had no window.
+const LONE_WINDOW: f64 = 0.06;
+/// Of a peak that an earlier search measured, of which the script may have been edited.
+const EARLIER: f64 = 0.05;
 /// Points of the grid in each direction.
 const GRID: usize = 24;
 /// What asks for at least as much as something that did not fit keeps this part of its chance.
 const DOMINATED: f64 = 0.1;
 
-/// A weighted grid of (fixed, transient), in shares of the cap.
+/// A fit, or a weighted grid of (fixed, transient); all in shares of the cap.
 pub(super) struct MemoryModel {
+    fit: Option<Footprint>,
     points: Vec<(f64, f64, f64)>,
     /// The smallest factor that did not fit.
     too_large: f64,
-    /// Peaks of what fitted, windows of sweeps among them.
-    measured: Vec<Peak>,
+    /// What fitted.
+    measured: Vec<Configuration>,
 }
 
 /// What was measured.
@@ -44,116 +46,110 @@ pub(super) struct Evidence<'a> {
     pub known: &'a [&'a Known],
 }
 
-/// A measured peak.
-struct Peak {
-    settings: Configuration,
-    /// Of the settings, on transient memory.
-    factor: f64,
-    /// Share of the cap.
-    share: f64,
-}
-
 impl MemoryModel {
     /// `cap` in bytes.  `root_bytes`: parameters and buffers of the model.
     pub fn new(evidence: &Evidence<'_>, context: &Context<'_>, cap: u64, root_bytes: u64) -> Self {
         let cap = cap.max(1) as f64;
-        let known = facts(evidence);
+        let (peaks, too_large) = (peaks(evidence, context, cap), too_large(evidence));
         // Interpreter and libraries, then parameters, gradients and two moments of the optimizer.
         let expected_fixed = (400.0 * 1024.0 * 1024.0 + 4.0 * root_bytes as f64) / cap;
-        let mut points = Vec::with_capacity(GRID * GRID);
-        for i in 0..GRID {
-            let fixed = log_step(0.02, 1.5, i);
-            let prior = -0.5 * ((fixed / expected_fixed).ln() / 0.7).powi(2);
-            for j in 0..GRID {
-                let transient = log_step(0.02, 60.0, j);
-                // Most scripts that are tuned ask for something like what there is, not for fifty times as much.
-                points.push((fixed, transient, prior - 0.5 * (transient.ln() / 1.2).powi(2)));
-            }
+        let factors: Vec<f64> = too_large.iter().map(|c| context.transient(c)).collect();
+        Self {
+            fit: Footprint::fit(&peaks, &too_large, context, expected_fixed),
+            points: grid(&factors, expected_fixed),
+            too_large: factors.iter().copied().fold(f64::INFINITY, f64::min),
+            measured: peaks.into_iter().map(|p| p.settings).collect(),
         }
-        for (settings, state, peak) in &known {
-            let factor = context.transient(settings);
-            let peak = peak.map(|p| p as f64 / cap).filter(|p| *p > 0.0);
-            for (fixed, transient, weight) in &mut points {
-                let predicted = (*fixed + *transient * factor).ln();
-                *weight += match (state, peak) {
-                    (State::TooLarge, _) => below(predicted / ERROR).max(1e-6).ln(),
-                    (State::Fits, Some(peak)) => -0.5 * ((predicted - peak.ln()) / (ERROR / 2.0)).powi(2),
-                    (State::Fits, None) => below(-predicted / ERROR).max(1e-6).ln(),
-                    _ => 0.0,
-                };
-            }
-        }
-        let top = points.iter().map(|p| p.2).fold(f64::NEG_INFINITY, f64::max);
-        for p in &mut points {
-            p.2 = (p.2 - top).exp();
-        }
-        points.retain(|p| p.2 > 1e-3);
-        let factor = |settings: &Configuration| context.transient(settings);
-        let too_large = known.iter().filter(|k| k.1 == State::TooLarge).map(|k| factor(k.0));
-        let fitted = known.iter().filter(|k| k.1 == State::Fits);
-        let measured = fitted.filter_map(|(settings, _, peak)| {
-            let share = (*peak)? as f64 / cap;
-            Some(Peak { settings: (*settings).clone(), factor: factor(settings), share })
-        });
-        Self { points, too_large: too_large.fold(f64::INFINITY, f64::min), measured: measured.collect() }
     }
 
-    /// The expected peak as a share of the cap: from the most alike that was measured, else from the grid alone.
+    /// The expected peak as a share of the cap.
     pub fn expected_peak(&self, context: &Context<'_>, settings: &Configuration) -> Option<f64> {
-        let factor = context.transient(settings);
-        let alike = self.alike(settings, factor);
-        let (mut sum, mut all) = (0.0, 0.0);
-        for (fixed, transient, weight) in &self.points {
-            sum += weight
-                * alike.map_or(fixed + transient * factor, |k| k.share + transient * (factor - k.factor));
-            all += weight;
+        if let Some(fit) = &self.fit {
+            return Some(fit.predict(settings, context).mean);
         }
-        (all > 0.0).then(|| (sum / all).max(0.0))
-    }
-
-    /// What was measured and differs least: the same settings, if they were.
-    fn alike(&self, settings: &Configuration, factor: f64) -> Option<&Peak> {
-        let distance = |m: &&Peak| (m.settings != *settings, (m.factor - factor).abs());
-        self.measured.iter().min_by(|a, b| distance(a).partial_cmp(&distance(b)).unwrap_or(Ordering::Equal))
+        let factor = context.transient(settings);
+        self.average(|fixed, transient| fixed + transient * factor)
     }
 
     /// Probability, 0 to 1, that the peak stays below the cap.
     pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
         let factor = context.transient(settings);
-        let alike = self.alike(settings, factor);
-        let (mut sum, mut all) = (0.0, 0.0);
-        for (fixed, transient, weight) in &self.points {
-            let absolute = -(fixed + transient * factor).ln() / ERROR;
-            let z = match alike {
-                Some(known) => {
-                    let change = transient * (factor - known.factor);
-                    let error = (DIFFERENCE_ERROR * change).hypot(PEAK_ERROR);
-                    // The one with the smaller error.
-                    if error < ERROR { (1.0 - known.share - change) / error } else { absolute }
-                }
-                None => absolute,
-            };
-            sum += weight * below(z);
-            all += weight;
-        }
-        let chance = if all > 0.0 { sum / all } else { 0.5 };
+        let chance = match &self.fit {
+            Some(fit) => {
+                let peak = fit.predict(settings, context);
+                below((1.0 - peak.mean) / peak.sd)
+            }
+            None => self
+                .average(|fixed, transient| below(-(fixed + transient * factor).ln() / ERROR))
+                .unwrap_or(0.5),
+        };
         // What was measured itself needs no comparison with others.
-        let itself = alike.is_some_and(|k| k.settings == *settings);
+        let itself = self.measured.contains(settings);
         if !itself && factor >= self.too_large - 1e-9 { DOMINATED * chance } else { chance }
+    }
+
+    /// Over the grid.
+    fn average(&self, of: impl Fn(f64, f64) -> f64) -> Option<f64> {
+        let all: f64 = self.points.iter().map(|p| p.2).sum();
+        let sum: f64 = self.points.iter().map(|(f, t, weight)| weight * of(*f, *t)).sum();
+        (all > 0.0).then(|| sum / all)
     }
 }
 
-/// What is known of each configuration: whether it fits, and its peak in bytes.
-fn facts<'a>(evidence: &Evidence<'a>) -> Vec<(&'a Configuration, State, Option<u64>)> {
-    let launches = evidence.seen.iter().map(|o| (&o.settings, state_of(o), o.peak()));
-    let windows = evidence.sweeps.iter().flat_map(|o| &o.windows).filter_map(|w| {
-        let state = if w.too_large { State::TooLarge } else { State::Fits };
-        // A window without a peak was not measured.
-        (w.too_large || w.peak.is_some()).then_some((&w.settings, state, w.peak))
-    });
+/// Pairs of fixed and transient with their weights; `factors` of what did not fit.
+fn grid(factors: &[f64], expected_fixed: f64) -> Vec<(f64, f64, f64)> {
+    let mut points = Vec::with_capacity(GRID * GRID);
+    for i in 0..GRID {
+        let fixed = log_step(0.02, 1.5, i);
+        let prior = -0.5 * ((fixed / expected_fixed).ln() / 0.7).powi(2);
+        for j in 0..GRID {
+            let transient = log_step(0.02, 60.0, j);
+            // Most scripts that are tuned ask for something like what there is, not for fifty times as much.
+            let mut weight = prior - 0.5 * (transient.ln() / 1.2).powi(2);
+            for factor in factors {
+                weight += below((fixed + transient * factor).ln() / ERROR).max(1e-6).ln();
+            }
+            points.push((fixed, transient, weight));
+        }
+    }
+    let top = points.iter().map(|p| p.2).fold(f64::NEG_INFINITY, f64::max);
+    for p in &mut points {
+        p.2 = (p.2 - top).exp();
+    }
+    points.retain(|p| p.2 > 1e-3);
+    points
+}
+
+/// What ran out of memory, in a launch or in a window.
+fn too_large(evidence: &Evidence<'_>) -> Vec<Configuration> {
+    let launches = evidence.seen.iter().filter(|o| state_of(o) == State::TooLarge).map(|o| &o.settings);
+    let windows =
+        evidence.sweeps.iter().flat_map(|o| &o.windows).filter(|w| w.too_large).map(|w| &w.settings);
+    launches.chain(windows).cloned().collect()
+}
+
+/// Peaks of what fitted, as shares of the cap.  A window's peak is that of a heap which was swept before: by how much a
+/// launch of the same settings needs more, the other windows' launches will need more.
+fn peaks(evidence: &Evidence<'_>, context: &Context<'_>, cap: f64) -> Vec<Peak> {
+    let Evidence { seen, sweeps, known } = evidence;
+    let one = |settings: &Configuration, bytes: f64, error: f64| {
+        Some(Peak { settings: settings.clone(), share: bytes / cap, error }).filter(|p| p.share > 0.0)
+    };
+    let fitted = seen.iter().filter(|o| state_of(o) == State::Fits);
+    let of_launches = fitted.filter_map(|o| one(&o.settings, o.peak()? as f64, spread(context.device)));
+    let mut all: Vec<Peak> = of_launches.collect();
     // Whatever the cap was then: it ran, and had this peak.
-    let earlier = evidence.known.iter().map(|k| (&k.settings, State::Fits, Some(k.peak)));
-    launches.chain(windows).chain(earlier).collect()
+    all.extend(known.iter().filter_map(|k| one(&k.settings, k.peak as f64, EARLIER)));
+    for sweep in *sweeps {
+        let own = sweep.windows.iter().find(|w| w.settings == sweep.settings).and_then(|w| w.peak);
+        let launched = seen.iter().filter(|o| o.settings == sweep.settings && state_of(o) == State::Fits);
+        let launched = launched.filter_map(|o| o.peak()).next_back();
+        let more = own.zip(launched).map(|(window, launch)| launch as f64 - window as f64);
+        let error = if more.is_some() { WINDOW } else { LONE_WINDOW };
+        let others = sweep.windows.iter().filter(|w| !w.too_large && w.settings != sweep.settings);
+        all.extend(others.filter_map(|w| one(&w.settings, w.peak? as f64 + more.unwrap_or(0.0), error)));
+    }
+    all
 }
 
 impl Session<'_> {

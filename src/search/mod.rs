@@ -27,7 +27,8 @@
 //!    fits, the simpler configuration wins.
 //! 7. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
 //!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
-//! 8. **Confirm** the winner in a fresh, longer launch; if that fails, the next best, and it is said.
+//! 8. **Confirm** ([`confirm`]) the winner in a fresh, longer launch; if that fails, or if it comes nearer to the limit
+//!    than equal launches differ by, the next best, and it is said.
 //!
 //! Where several launches can run at a time, [`ahead`] guesses what will be asked for while others run.
 //!
@@ -40,10 +41,13 @@
 mod ahead;
 mod bans;
 mod climb;
+mod confirm;
 mod earlier;
 mod expect;
 mod explore;
+mod footprint;
 mod launches;
+mod linear;
 mod memory;
 mod outcome;
 mod priors;

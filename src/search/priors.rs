@@ -163,6 +163,29 @@ impl Context<'_> {
         settings.0.iter().map(|(k, v)| self.transient_of(*k, v)).product()
     }
 
+    /// The same as effects on the logarithm, with how uncertain they are.
+    pub fn footprint(&self, settings: &Configuration) -> Vec<Effect> {
+        settings.0.iter().flat_map(|(knob, value)| self.footprint_of(*knob, value)).collect()
+    }
+
+    fn footprint_of(&self, knob: Knob, value: &Value) -> Vec<Effect> {
+        let own = |sd: f64| Effect {
+            key: format!("{knob}={value}"),
+            mean: self.transient_of(knob, value).ln(),
+            sd,
+        };
+        match knob {
+            // How well a split works at all is one question for all numbers of parts.
+            Knob::Accumulation => vec![Effect { key: "accumulation".into(), mean: 0.0, sd: 0.2 }, own(0.1)],
+            // Memory is proportional to the batch; what is not proportional is what is fixed.
+            Knob::BatchSize => vec![own(0.03)],
+            Knob::Checkpoint | Knob::Offload | Knob::ActivationMemoryBudget => vec![own(0.35)],
+            Knob::Amp | Knob::Strategy | Knob::IdleModels => vec![own(0.25)],
+            Knob::Malloc | Knob::Compile => vec![own(0.12)],
+            _ => vec![own(0.04)],
+        }
+    }
+
     fn transient_of(&self, knob: Knob, value: &Value) -> f64 {
         match (knob, value) {
             (Knob::Accumulation, Value::Int(k)) => 1.0 / (*k).max(1) as f64 + 0.02,

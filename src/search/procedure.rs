@@ -2,17 +2,16 @@
 
 use super::SearchPlan;
 use super::climb::{climb, has_rung, look_beyond, say_what_cannot_pay};
+use super::confirm::confirm;
 use super::earlier::recall;
 use super::explore::explore;
 use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
 use super::priors::Context;
 use super::replay::{Halt, Session, Step};
-use super::same_training::{Training, same_training};
 use super::settle::{best_shown, ranking, settle};
 use super::space::{Space, with};
 use super::sweep::sweep;
-use crate::model::event::Phase;
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
@@ -21,8 +20,6 @@ use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation,
 /// What torch.compile takes on the processor: a process that compiles was seen to hold some 300 MiB more than one that
 /// does not; as much again is assumed for its workers and the C++ compiler.  It only decides what is tried.
 const COMPILER_BYTES: u64 = 600 << 20;
-/// Confirm trials at most: the winner and the next best ones.
-const CONFIRMS: usize = 3;
 
 /// Runs the procedure over the history.
 pub(super) fn run(plan: &SearchPlan, history: &[Observation]) -> Next {
@@ -235,100 +232,6 @@ fn class_of(space: &Space<'_>, settings: &Configuration) -> NumericsClass {
     settings.0.keys().map(of).max().unwrap_or(NumericsClass::Exact)
 }
 
-/// Confirms the winner; if that fails, the next best.
-fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
-    let mut failed: Vec<Configuration> = Vec::new();
-    let mut candidate = Some(winner);
-    while let Some(settings) = candidate {
-        if let Training::Other(trial, why) = same_training(session, space, &settings)? {
-            session.notes.push(format!("{settings} trains otherwise (trial {trial}: {why})"));
-            session.skip(settings.to_string(), format!("diverged: {why}"));
-            failed.push(settings);
-            let others = ranking(session, space).into_iter().map(|(c, _)| c);
-            candidate = others.into_iter().find(|c| !failed.contains(c)).filter(|_| failed.len() < CONFIRMS);
-            continue;
-        }
-        let o = match session.launch(&settings, Purpose::Confirm) {
-            Ok(o) => o,
-            Err(Halt::Spent(limit)) => {
-                let reason = format!("{settings} fits, but {limit} left no launch to confirm it");
-                return Ok(session.end(OutcomeEnd::Unconfirmed, Some(settings), reason));
-            }
-            Err(launch) => return Err(launch),
-        };
-        if matches!(o.verdict, Verdict::Fit) || (o.verdict == Verdict::Disturbed && o.timing.is_some()) {
-            return Ok(tuned(session, &settings, o));
-        }
-        session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
-        failed.push(settings.clone());
-        candidate = (failed.len() < CONFIRMS)
-            .then(|| between_phases(space, &settings, o).or_else(|| next_best(session, space, &failed, o)))
-            .flatten();
-    }
-    let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
-    Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
-}
-
-/// The same with memory given back between the phases, where memory ran out in one that training had filled it for.
-fn between_phases(space: &Space<'_>, settings: &Configuration, last: &Observation) -> Option<Configuration> {
-    let after_training = matches!(last.oom_phase, Some(Phase::Eval | Phase::Save));
-    let with_it = with(settings, Knob::EmptyCache, true.into());
-    (after_training && with_it != *settings && space.allows(&with_it)).then_some(with_it)
-}
-
-/// The fastest of the others; after a lack of memory, of those that need less.
-fn next_best(
-    session: &Session<'_>,
-    space: &Space<'_>,
-    failed: &[Configuration],
-    last: &Observation,
-) -> Option<Configuration> {
-    let context = session.context(space);
-    let needs = |c: &Configuration| context.transient(c);
-    let lack = state_of(last) == State::TooLarge;
-    let others: Vec<Configuration> =
-        ranking(session, space).into_iter().map(|(c, _)| c).filter(|c| !failed.contains(c)).collect();
-    let smaller = others.iter().find(|c| !lack || needs(c) < needs(&last.settings));
-    smaller.or(others.first()).cloned()
-}
-
-fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Outcome {
-    if o.verdict == Verdict::Disturbed {
-        session
-            .notes
-            .push("other load disturbed the confirm trial; it fits, but its speed is uncertain".to_owned());
-    }
-    let launches = session.seen.len();
-    let reason = if settings.is_baseline() {
-        format!("the script as it is was not beaten by anything that was tried in {launches} launches")
-    } else {
-        format!("{settings} is the fastest of what fits, after {launches} launches")
-    };
-    let mut outcome = session.end(OutcomeEnd::Tuned, Some(settings.clone()), reason);
-    outcome.winner = Some(o.trial);
-    outcome.advice.extend(batch_advice(session, settings));
-    outcome
-}
-
-/// What the one launch with a larger batch has shown.
-fn batch_advice(session: &Session<'_>, winner: &Configuration) -> Option<Advice> {
-    let larger = session.seen.iter().find(|o| {
-        o.purpose == Purpose::Advice && o.settings.without(Knob::BatchSize) == winner.without(Knob::BatchSize)
-    })?;
-    let batch = larger.settings.int(Knob::BatchSize)?;
-    let rate = |c: &Configuration| timings(&session.seen, c).last().map(|t| t.samples_per_second);
-    let gain = rate(&larger.settings)? / rate(winner)? - 1.0;
-    (gain > 0.05).then(|| Advice {
-        text: format!(
-            "with a batch of {batch} it ran {:.0} % faster in one launch; that is another training run, so it is only taken \
-             when asked for",
-            gain * 100.0
-        ),
-        trial: Some(larger.trial),
-        option: Some("--batch max".to_owned()),
-    })
-}
-
 impl<'a> Session<'a> {
     /// Whether the script as it is ran out of memory before it showed what it trains.
     pub fn died_early(&self) -> bool {
@@ -338,7 +241,7 @@ impl<'a> Session<'a> {
     }
 
     /// The outcome, with everything that was left out and noted on the way.
-    fn end(&mut self, end: OutcomeEnd, settings: Option<Configuration>, reason: String) -> Outcome {
+    pub fn end(&mut self, end: OutcomeEnd, settings: Option<Configuration>, reason: String) -> Outcome {
         Outcome {
             end,
             winner: None,

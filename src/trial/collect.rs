@@ -240,7 +240,8 @@ impl Records {
                 Record::Look { batches, of, .. } => {
                     coverage.looked_at = *batches;
                     coverage.of_batches = *of;
-                    coverage.largest_trained = *batches > 0 && self.step_count() > 0;
+                    // It is handed out when the first step is over (`autofit_agent/coverage.py`).
+                    coverage.largest_trained = *batches > 0 && self.step_count() > 1;
                 }
                 _ => {}
             }

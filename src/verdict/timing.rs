@@ -9,11 +9,12 @@
 //! The rate is the **median** of the steps' own rates, which a minority of disturbed steps cannot move, with a
 //! distribution-free 95 % interval (order statistics, see [`super::stats::median_interval`]).
 //!
-//! One case is an exception.  Waits for a loader come in bursts, one a round of workers: with four workers three fast
-//! steps and one slow one, and a median would hide the wait.  Where mean and median of the wait differ by more than
-//! [`BURSTY`] of a step (or samples are counted for some steps only), the rate is **samples over seconds** of all
-//! steady steps, less those few that were disturbed by something else than their loader; its interval is that of a
-//! ratio estimator (Student's t).
+//! In three cases a median would misstate it.  Waits for a loader come in bursts, one a round of workers: with four
+//! workers three fast steps and one slow one, and a median would hide the wait (mean and median of the wait differ by
+//! more than [`BURSTY`] of a step).  Samples are counted for some steps only.  Or batches differ in size, as padded texts
+//! do (their elements spread by more than [`UNEVEN`]): long ones are few and take most of an epoch.  Then the rate is
+//! **samples over seconds** of all steady steps, less those few that were disturbed by something else than their loader
+//! and their size; its interval is that of a ratio estimator (Student's t).
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ use super::stats::{mean, median, median_interval, spread, t95};
 const SETTLED: f64 = 1.5;
 /// Difference of mean and median loader wait, in parts of a step, from which the median would misstate the rate.
 const BURSTY: f64 = 0.05;
+/// Spread of a batch's elements, in parts of their median, from which steps are not alike.
+const UNEVEN: f64 = 0.05;
 /// A script that ended within its warm-up after this many steps or more is judged by the later half of them.
 const SHORTEST: usize = 4;
 /// At most this share of steps can be "disturbed"; more of them are the script's own pattern.
@@ -37,6 +40,7 @@ struct Joint {
     seconds: f64,
     cpu_seconds: f64,
     samples: f64,
+    elements: f64,
     wait: f64,
     warmup: bool,
 }
@@ -60,8 +64,11 @@ pub fn measure(ranks: &[&[Step]], first_step_after: f64) -> Option<Timing> {
 
     let bursty = (mean(&waits)? - median(&waits)?).abs() > BURSTY * median(&seconds)?;
     let patchy = counts.contains(&0.0);
-    let (rate, interval) =
-        if bursty || patchy { ratio(steady, &counts)? } else { middle(&seconds, &counts)? };
+    let uneven = are_uneven(steady);
+    let (rate, interval) = match bursty || patchy || uneven {
+        true => ratio(steady, &counts, uneven)?,
+        false => middle(&seconds, &counts)?,
+    };
     let samples_per_step = if !known {
         0.0
     } else if patchy {
@@ -107,6 +114,7 @@ fn join(ranks: &[&[Step]]) -> Vec<Joint> {
             joint.seconds = joint.seconds.max(step.seconds);
             joint.cpu_seconds += step.cpu_seconds;
             joint.samples += step.samples as f64;
+            joint.elements += step.elements as f64;
             joint.wait = joint.wait.max(step.loader_wait);
             joint.warmup |= step.warmup || step.index == 0;
         }
@@ -138,11 +146,18 @@ fn middle(seconds: &[f64], counts: &[f64]) -> Option<(f64, (f64, f64))> {
     Some((median(&rates)?, median_interval(&rates)?))
 }
 
+/// Whether batches differ in size by more than chance would.
+fn are_uneven(steps: &[Joint]) -> bool {
+    let elements: Vec<f64> = steps.iter().map(|s| s.elements).collect();
+    median(&elements).zip(spread(&elements)).is_some_and(|(usual, by)| by > UNEVEN * usual)
+}
+
 /// Samples over seconds, disturbed steps set aside.
-fn ratio(steps: &[Joint], counts: &[f64]) -> Option<(f64, (f64, f64))> {
-    let busy: Vec<f64> = steps.iter().map(|s| (s.seconds - s.wait).max(0.0)).collect();
-    let usual = median(&busy)?;
-    let limit = usual + (4.0 * spread(&busy)?).max(0.25 * usual);
+fn ratio(steps: &[Joint], counts: &[f64], uneven: bool) -> Option<(f64, (f64, f64))> {
+    let alone: Vec<f64> = steps.iter().map(|s| (s.seconds - s.wait).max(0.0)).collect();
+    let usual = median(&alone)?;
+    let busy = if uneven { beside_size(steps, &alone) } else { alone };
+    let limit = median(&busy)? + (4.0 * spread(&busy)?).max(0.25 * usual);
     let disturbed = busy.iter().filter(|b| **b > limit).count();
     let set_aside = disturbed as f64 <= DISTURBED_SHARE * steps.len() as f64;
     let kept: Vec<(f64, f64)> = steps
@@ -161,6 +176,18 @@ fn ratio(steps: &[Joint], counts: &[f64]) -> Option<(f64, (f64, f64))> {
     let residuals: f64 = kept.iter().map(|(s, c)| (c - rate * s).powi(2)).sum();
     let error = (residuals / (n * (n - 1.0))).sqrt() / (total / n) * t95(n - 1.0);
     Some((rate, ((rate - error).max(0.0), rate + error)))
+}
+
+/// What steps took beside what their size explains: the line through the small and the large halves of them.
+fn beside_size(steps: &[Joint], seconds: &[f64]) -> Vec<f64> {
+    let mut points: Vec<(f64, f64)> =
+        steps.iter().zip(seconds).map(|(step, taken)| (step.elements, *taken)).collect();
+    let all = points.clone();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (small, large) = points.split_at(points.len() / 2);
+    let pairs = small.iter().zip(large).filter(|(a, b)| b.0 > a.0);
+    let slope = median(&pairs.map(|(a, b)| (b.1 - a.1) / (b.0 - a.0)).collect::<Vec<_>>()).unwrap_or(0.0);
+    all.iter().map(|(elements, taken)| taken - slope * elements).collect()
 }
 
 #[cfg(test)]
@@ -222,6 +249,26 @@ mod tests {
         s[22].seconds = 9.0;
         let disturbed = measure(&[&s], 0.0).unwrap().samples_per_second;
         assert!((disturbed / t.samples_per_second - 1.0).abs() < 0.03, "{disturbed}");
+    }
+
+    #[test]
+    fn long_batches_that_take_most_of_an_epoch_count_as_much_as_they_take() {
+        // Three steps of 0.1 s to one of 0.5 s, which has five times the elements.
+        let mut s = steps(&[0.1; 41]);
+        for step in &mut s {
+            let long = step.index % 4 == 0;
+            (step.elements, step.seconds) = if long { (5000, 0.5) } else { (1000, 0.1) };
+            // As real ones, no two are alike.
+            (step.elements, step.seconds) =
+                (step.elements + 10 * step.index, step.seconds + 1e-3 * step.index as f64);
+        }
+        let even: f64 = s.iter().skip(1).map(|s| s.seconds).sum::<f64>() / 40.0;
+        let t = measure(&[&s], 0.0).unwrap();
+        assert!((t.samples_per_second * even / 8.0 - 1.0).abs() < 0.01, "{}", t.samples_per_second);
+        // A short batch that took as long as a long one was disturbed.
+        s[22].seconds = 0.6;
+        let disturbed = measure(&[&s], 0.0).unwrap().samples_per_second;
+        assert!((disturbed / t.samples_per_second - 1.0).abs() < 0.02, "{disturbed}");
     }
 
     #[test]

@@ -80,7 +80,7 @@ print("reached the end")
         self.assertEqual(result.last("end")["reason"], "covered")
         self.assertGreater(len(result.all("step")), 30, result.describe())
 
-    def test_the_largest_batch_comes_first(self):
+    def test_the_largest_batch_comes_when_the_optimizer_has_its_state(self):
         look = dict(COVERAGE, look_batches=50, end_loader_after=12)
         result = self.launch(
             HEAD
@@ -95,10 +95,10 @@ def collate(items):
     return torch.cat(items)
 
 model = Net()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
 for epoch in range(100):
     for x in DataLoader(Data(), batch_size=4, collate_fn=collate):
-        print(len(x), end=" ", flush=True)
+        print(len(x), "with" if optimizer.state else "without", end=" ", flush=True)
         model(x).mean().backward()
         optimizer.step()
     print("|", end=" ", flush=True)
@@ -111,10 +111,10 @@ for epoch in range(100):
         self.assertEqual((seen["batches"], seen["of"]), (20, 20))
         self.assertGreater(seen["largest_elements"], 1000 * 8)
         self.assertLess(seen["median_elements"], 200)
-        sizes = result.out.split()
-        self.assertEqual(int(sizes[0]) * 8, seen["largest_elements"])
-        # All batches were looked at, so the epoch is drawn again: 11 more of them.
-        self.assertEqual(sizes.index("|"), 12)
+        batches = result.out.split("|")[0].split()
+        sizes, state = [int(n) for n in batches[::2]], batches[1::2]
+        self.assertEqual([8 * n for n in sizes].index(seen["largest_elements"]), 1)
+        self.assertEqual(state, ["without"] + ["with"] * 11)
         self.assertEqual({e["samples"] for e in result.all("step")}, {4})
 
     def test_a_long_evaluation_is_cut_off(self):

@@ -37,7 +37,7 @@ fn two_at_a_time_find_what_one_at_a_time_finds_and_sooner() {
     for (machine, knobs) in [
         (Machine::cpu(4000), CPU),
         (Machine::cpu(620), CPU),
-        (Machine::cpu(490), CPU),
+        (Machine::cpu(500), CPU),
         (Machine::cuda(11_000), CUDA),
         (Machine::cuda(5_000), CUDA),
     ] {

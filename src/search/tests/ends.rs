@@ -135,6 +135,46 @@ fn a_confirm_trial_that_fails_hands_over_to_the_next_best() {
 }
 
 #[test]
+fn a_winner_leaves_as_much_room_as_launches_differ_by() {
+    // As it is the script needs 850 of 860 MiB, and nothing is faster.
+    let machine =
+        Machine::cpu(860).set(|m| m.speed.values_mut().for_each(|factor| *factor = factor.min(0.9)));
+    let run = machine.search(&machine.plan());
+    assert!(machine.truth(&run.winner()).peak <= 0.97 * 860.0, "{run}");
+    assert!(run.history.iter().filter(|o| o.purpose == Purpose::Confirm).count() <= 3, "{run}");
+    // What the recipe's margin keeps free is room enough.
+    let mut plan = machine.plan();
+    plan.limits.margin = 0.05;
+    assert!(machine.search(&plan).winner().is_baseline());
+}
+
+#[test]
+fn a_script_of_which_nothing_needs_less_is_confirmed_and_it_is_said() {
+    let machine = Machine::cpu(860).law(|c, mut law| {
+        if !c.is_baseline() {
+            law.end = Some(Verdict::Failed);
+        }
+        law
+    });
+    let run = machine.search(&machine.plan());
+    assert!(run.winner().is_baseline(), "{run}");
+    assert!(run.outcome.notes.iter().any(|n| n.contains("a run may go out of memory")), "{run}");
+}
+
+#[test]
+fn after_a_confirm_trial_without_memory_something_smaller_is_looked_for() {
+    // Nothing is faster than the script as it is, so nothing smaller was launched; its evaluation needs too much.
+    let machine = Machine::cpu(900)
+        .set(|m| m.speed.values_mut().for_each(|factor| *factor = factor.min(0.9)))
+        .law(|c, mut law| {
+            law.confirm_more = if c.is_baseline() { 100.0 } else { 0.0 };
+            law
+        });
+    let run = machine.search(&machine.plan());
+    assert!(!run.winner().is_baseline() && machine.fits(&run.winner()), "{run}");
+}
+
+#[test]
 fn when_no_confirm_trial_succeeds_nothing_is_claimed() {
     let machine = Machine::cpu(4000).law(|_, mut law| {
         law.confirm_more = 1e6;

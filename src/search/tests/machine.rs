@@ -14,6 +14,7 @@ use crate::model::{
     VERSION, Value, Verdict,
 };
 use crate::recipe::{Recipe, shipped};
+use crate::search::confirm::ROOM;
 use crate::search::{Next, Outcome, SearchPlan, next};
 use crate::trial::references::References;
 use crate::verdict::parity::Parity;
@@ -194,13 +195,20 @@ impl Machine {
 
     pub fn fits(&self, settings: &Configuration) -> bool {
         let law = self.truth(settings);
-        law.peak * MIB as f64 <= self.cap as f64
-            && (law.peak + law.confirm_more) * MIB as f64 <= self.cap as f64
+        (law.peak + law.confirm_more.max(0.0)) * MIB as f64 <= self.cap as f64
             && law.end.is_none()
             && law.not_applied.is_none()
     }
 
-    /// The best rate among everything that could be set.
+    /// Whether it fits and leaves what launches differ by, as a winner does on the processor.
+    fn has_room(&self, settings: &Configuration) -> bool {
+        let law = self.truth(settings);
+        let room = if self.device == Device::Cpu { ROOM } else { 0.0 };
+        let most = (1.0 - room) * self.cap as f64;
+        self.fits(settings) && (law.peak + law.confirm_more.max(0.0)) * MIB as f64 <= most
+    }
+
+    /// The best rate among everything that could be set and leaves room.
     pub fn best(&self, knobs: &[(Knob, &[&str])]) -> (Configuration, f64) {
         let mut all = vec![Configuration::baseline()];
         for (knob, values) in knobs {
@@ -212,7 +220,7 @@ impl Machine {
         }
         let rate = |c: &Configuration| self.truth(c).rate;
         let best =
-            all.into_iter().filter(|c| self.fits(c)).max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap();
+            all.into_iter().filter(|c| self.has_room(c)).max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap();
         let rate = rate(&best);
         (best, rate)
     }

@@ -3,7 +3,9 @@
 The training loader ends after a number of batches, so that the script comes to its own evaluation and
 checkpoint. The trial ends at the first step of the next epoch.  A loader whose end the script may not bear
 (`consumers.py`) is left alone: the trial goes on until the script has evaluated and saved.  Before that, at
-the loader's very first batch, a bounded look through it finds the largest batch, and training starts with it.
+the loader's very first batch, a bounded look through it finds the largest batch.  It is kept back until the
+optimizer has stepped once: before that the optimizer's state is not there, and the same batch would need less
+memory than it will need in production.
 """
 
 import threading
@@ -36,6 +38,7 @@ class Coverage:
         self._next_epoch = False
         self._endless = False  # the loader must not end early
         self._handed = 0  # batches of training so far
+        self._largest = None  # (batch, its samples) until the optimizer has stepped
         self._sees = session.guard("coverage look")(self._see)
 
     # The loader
@@ -47,8 +50,11 @@ class Coverage:
             return original(iterator)
         if not self._looked:
             self._looked = True
-            return self._look(iterator, original)
-        if not self._endless and getattr(iterator, "_autofit_yielded", 0) >= self.plan.end_loader_after:
+            self._look(iterator, original)
+        last = getattr(iterator, "_autofit_yielded", 0) >= self.plan.end_loader_after
+        if self._largest is not None and (last or self.session.steps > 0):
+            return self._hand_out_largest(iterator)
+        if last and not self._endless:
             self._loader_ended()
             self._endless = not bears_end()
             if not self._endless:
@@ -56,6 +62,8 @@ class Coverage:
         try:
             return self._one(iterator, original)
         except StopIteration:
+            if self._largest is not None:
+                return self._hand_out_largest(iterator)  # an epoch without a step is over
             self._loader_ended()
             raise
 
@@ -76,7 +84,7 @@ class Coverage:
         return batch
 
     def _look(self, iterator, original):
-        """Draws up to `look_batches`, keeps the largest alone, and hands that one out first."""
+        """Draws up to `look_batches` and keeps the largest alone."""
         end, most = time.perf_counter() + self.plan.look_seconds, self.plan.look_batches
         if self.session.rank_layout is not None:
             # Ranks that share out a batch must find the same one, whatever their clocks say.
@@ -95,14 +103,19 @@ class Coverage:
                 best = (sizes[-1], batch, count)
             del batch
         if best is None:
-            raise StopIteration
+            return
+        self._largest = best[1:]
         loader = getattr(iterator, "_autofit_loader", None)
         if over and loader is not None:
             # All of the epoch was drawn: it is drawn once more for training.
             iterator._autofit_fresh = loader._get_iterator()
-        iterator._autofit_counts.appendleft(best[2])
         self.session.guard("coverage look")(self._tell)(loader, sizes, over)
-        return best[1]
+
+    def _hand_out_largest(self, iterator):
+        (batch, count), self._largest = self._largest, None
+        # Of batches that workers have drawn ahead the counts stand in line behind.
+        iterator._autofit_counts.appendleft(count)
+        return batch
 
     def _see(self, batch):
         return sum(tensor.numel() for tensor in tensors(batch))

@@ -1,0 +1,184 @@
+//! The winner in a fresh, longer launch; what does not hold there, or leaves too little room, hands over to another.
+
+use super::explore::with_less_memory;
+use super::launches::{State, state_of, timings};
+use super::outcome::{Advice, Outcome, OutcomeEnd};
+use super::replay::{Halt, Session, Step};
+use super::same_training::{Training, same_training};
+use super::settle::ranking;
+use super::space::{Space, with};
+use crate::model::event::Phase;
+use crate::model::plan::Device;
+use crate::model::size::Bytes;
+use crate::model::{Configuration, Knob, Observation, Purpose, Verdict};
+
+/// Confirm trials at most: the winner and the next best ones.
+const CONFIRMS: usize = 3;
+/// Peaks of equal launches on the processor differ by this part of the limit, or by more where they were seen to: which
+/// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A GPU's allocator fills what it may
+/// use and gives way before memory runs out, so that its peak says nothing of the kind.
+pub(super) const ROOM: f64 = 0.03;
+
+/// Confirms the winner; if that fails, or leaves too little room, the next best.
+pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
+    let mut failed: Vec<Configuration> = Vec::new();
+    // What has held with too little room.
+    let mut narrow: Option<&Observation> = None;
+    let mut candidate = Some(winner);
+    while let Some(settings) = candidate {
+        if let Training::Other(trial, why) = same_training(session, space, &settings)? {
+            session.notes.push(format!("{settings} trains otherwise (trial {trial}: {why})"));
+            session.skip(settings.to_string(), format!("diverged: {why}"));
+            failed.push(settings);
+            let others = ranking(session, space).into_iter().map(|(c, _)| c);
+            candidate = others.into_iter().find(|c| !failed.contains(c)).filter(|_| failed.len() < CONFIRMS);
+            continue;
+        }
+        let o = match session.launch(&settings, Purpose::Confirm) {
+            Ok(o) => o,
+            Err(Halt::Spent(_)) if narrow.is_some() => break,
+            Err(Halt::Spent(limit)) => {
+                let reason = format!("{settings} fits, but {limit} left no launch to confirm it");
+                return Ok(session.end(OutcomeEnd::Unconfirmed, Some(settings), reason));
+            }
+            Err(launch) => return Err(launch),
+        };
+        if !holds(o) {
+            session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
+        } else if session.has_room(&settings) {
+            let instead = narrow.map(|n| format!("{}, so {settings} is taken", little_room(session, n)));
+            session.notes.extend(instead);
+            return Ok(tuned(session, &settings, o));
+        } else {
+            narrow = narrow.or(Some(o));
+        }
+        failed.push(settings);
+        candidate = match failed.len() < CONFIRMS {
+            true => another(session, space, &failed, o)?,
+            false => None,
+        };
+    }
+    if let Some(o) = narrow {
+        let note = little_room(session, o);
+        session
+            .notes
+            .push(format!("{note}, and nothing that needs less was found: a run may go out of memory"));
+        return Ok(tuned(session, &o.settings, o));
+    }
+    let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
+    Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
+}
+
+fn holds(o: &Observation) -> bool {
+    matches!(o.verdict, Verdict::Fit) || (o.verdict == Verdict::Disturbed && o.timing.is_some())
+}
+
+fn little_room(session: &Session<'_>, o: &Observation) -> String {
+    let left = session.cap_bytes().saturating_sub(session.highest(&o.settings).unwrap_or(0));
+    format!(
+        "{} left {} of the limit, and equal launches may differ by {}",
+        o.settings,
+        Bytes(left),
+        Bytes(session.room(&o.settings))
+    )
+}
+
+/// What takes the place of one that did not hold, or left too little room.
+fn another(
+    session: &mut Session<'_>,
+    space: &Space<'_>,
+    failed: &[Configuration],
+    last: &Observation,
+) -> Step<Option<Configuration>> {
+    if let Some(with_it) = between_phases(space, last) {
+        return Ok(Some(with_it));
+    }
+    let others: Vec<Configuration> =
+        ranking(session, space).into_iter().map(|(c, _)| c).filter(|c| !failed.contains(c)).collect();
+    let first = others.first().cloned();
+    if !holds(last) && state_of(last) != State::TooLarge {
+        return Ok(first);
+    }
+    let context = session.context(space);
+    let needs = |c: &Configuration| context.transient(c);
+    let smaller = |c: &&Configuration| needs(c) < needs(&last.settings) && session.has_room(c);
+    let known = others.iter().find(smaller).cloned();
+    let found = match with_less_memory(session, space, &last.settings, known.as_ref()) {
+        Err(Halt::Spent(_)) => None,
+        answer => answer?,
+    };
+    Ok(found.or(known).or(first.filter(|_| !holds(last))))
+}
+
+/// The same with memory given back between the phases, where memory ran out in one that training had filled it for.
+fn between_phases(space: &Space<'_>, last: &Observation) -> Option<Configuration> {
+    let after_training = matches!(last.oom_phase, Some(Phase::Eval | Phase::Save));
+    let with_it = with(&last.settings, Knob::EmptyCache, true.into());
+    (after_training && with_it != last.settings && space.allows(&with_it)).then_some(with_it)
+}
+
+fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Outcome {
+    if o.verdict == Verdict::Disturbed {
+        session
+            .notes
+            .push("other load disturbed the confirm trial; it fits, but its speed is uncertain".to_owned());
+    }
+    let launches = session.seen.len();
+    let reason = if settings.is_baseline() {
+        format!("the script as it is was not beaten by anything that was tried in {launches} launches")
+    } else {
+        format!("{settings} is the fastest of what fits, after {launches} launches")
+    };
+    let mut outcome = session.end(OutcomeEnd::Tuned, Some(settings.clone()), reason);
+    outcome.winner = Some(o.trial);
+    outcome.advice.extend(batch_advice(session, settings));
+    outcome
+}
+
+/// What the one launch with a larger batch has shown.
+fn batch_advice(session: &Session<'_>, winner: &Configuration) -> Option<Advice> {
+    let larger = session.seen.iter().find(|o| {
+        o.purpose == Purpose::Advice && o.settings.without(Knob::BatchSize) == winner.without(Knob::BatchSize)
+    })?;
+    let batch = larger.settings.int(Knob::BatchSize)?;
+    let rate = |c: &Configuration| timings(&session.seen, c).last().map(|t| t.samples_per_second);
+    let gain = rate(&larger.settings)? / rate(winner)? - 1.0;
+    (gain > 0.05).then(|| Advice {
+        text: format!(
+            "with a batch of {batch} it ran {:.0} % faster in one launch; that is another training run, so it is only taken \
+             when asked for",
+            gain * 100.0
+        ),
+        trial: Some(larger.trial),
+        option: Some("--batch max".to_owned()),
+    })
+}
+
+impl Session<'_> {
+    /// Whether a configuration leaves as much of the limit as its launches may differ by.
+    fn has_room(&self, settings: &Configuration) -> bool {
+        let fits = |peak: u64| peak.saturating_add(self.room(settings)) <= self.cap_bytes();
+        self.plan.device != Device::Cpu || self.highest(settings).is_none_or(fits)
+    }
+
+    /// By how much the next launch of a configuration may exceed all before it, bytes.  What the recipe's margin keeps free
+    /// counts.
+    fn room(&self, settings: &Configuration) -> u64 {
+        let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;
+        let seen =
+            self.highest(settings).zip(self.peaks_of(settings).min()).map_or(0, |(most, least)| most - least);
+        usual.max(seen)
+    }
+
+    /// The highest peak of all launches of a configuration, bytes.
+    fn highest(&self, settings: &Configuration) -> Option<u64> {
+        self.peaks_of(settings).max()
+    }
+
+    fn peaks_of(&self, settings: &Configuration) -> impl Iterator<Item = u64> {
+        self.seen
+            .iter()
+            .filter(move |o| o.settings == *settings && state_of(o) == State::Fits)
+            .filter_map(|o| o.peak())
+    }
+}

@@ -72,9 +72,10 @@ def train(make, data, loss_of, early=False, accumulate=1, by_flag=False, clip=No
                     for mine, theirs in pairs:
                         mine.copy_(0.8 * mine + 0.2 * theirs)
         if rank == 0:
-            found["saved"] += [model.module.state_dict(), model.state_dict(), moments(optimizer.state_dict())]
+            state = [model.module.state_dict(), model.state_dict(), moments(optimizer.state_dict())]
             if averaged is not None:
-                found["saved"].append(averaged.state_dict())
+                state.append(averaged.state_dict())
+            found["saved"] += copy.deepcopy(state)  # as into a file
             model.eval()
             with torch.no_grad():
                 found["losses"].append(loss_of(model.module, *next(iter(data))).item())

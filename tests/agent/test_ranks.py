@@ -26,7 +26,7 @@ def ranks(count, *cases):
     env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
     env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
     command = [PYTHON, os.path.join(HERE, "ranks_worker.py"), str(count), *cases]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -1,4 +1,4 @@
-"""A script with DistributedDataParallel whose model is sharded instead: the same training, or the true reason."""
+"""A script with DistributedDataParallel whose model is sharded: the same training, or the true reason."""
 
 import json
 import os
@@ -20,7 +20,9 @@ class Equality(unittest.TestCase):
         env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
         env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
         command = [PYTHON, os.path.join(HERE, "ranks_wrapped_worker.py"), "2"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False
+        )
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
         lines = json.loads(done.stdout)
         self.assertEqual(len(lines), 2 * 9)
@@ -121,7 +123,9 @@ class Launches(AgentTest):
         script += "optimizer.load_state_dict(c['optimizer']); step(); optimizer.step(); print('on')\n"
         path = self.write("again.py", script)
         plain = [PYTHON, *TWO, path]
-        done = subprocess.run(plain, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        done = subprocess.run(
+            plain, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT, check=True
+        )
         self.assertEqual(done.stdout.count("on"), 2, done.stderr)
 
     def refused(self, script, words):

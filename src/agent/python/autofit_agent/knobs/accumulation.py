@@ -11,6 +11,7 @@ Which arguments are split, and how outputs make the whole, is found by trying (`
 the test is refused with the reason.
 """
 
+import contextlib
 import weakref
 
 from .. import checking, describe, outcome, parts, splitting, tree
@@ -205,7 +206,8 @@ class Accumulation(Knob):
             return call(*args, **kwargs)
         cut = self._cut(rule, args, kwargs)
         sizes = splitting.part_sizes(rule.batch(args, kwargs), self.wanted)
-        outputs = [self.session.detect.checkpoints.run_any(call, a, k) for a, k in cut]
+        with _to_the_end(state, torch):
+            outputs = [self.session.detect.checkpoints.run_any(call, a, k) for a, k in cut]
         weights = {path: rule.weights(rule.outputs[path], cut, sizes) for path in rule.scalars()}
         found = [dict(tree.leaves(output)) for output in outputs]
 
@@ -280,6 +282,13 @@ def _watches(hooks):
     That of transformers, which makes the embedding's output require a gradient, does not care.
     """
     return any("enable_input_require_grads" not in getattr(h, "__qualname__", "") for h in hooks.values())
+
+
+def _to_the_end(state, torch):
+    """A sharded model is put together and taken apart around its forward, which must not end half-way."""
+    if state.sharding is None:
+        return contextlib.nullcontext()
+    return torch.utils.checkpoint.set_checkpoint_early_stop(False)
 
 
 class _State:

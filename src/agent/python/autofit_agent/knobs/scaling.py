@@ -360,7 +360,10 @@ class Scaling:
         self._plain_register_hook = original
 
         def register_hook(tensor, hook):
-            if self.on and not tensor.is_leaf and self.torch._C._current_graph_task_id() == -1:
+            # FSDP's only tell it that backward has come there.
+            theirs = not (getattr(hook, "__module__", None) or "").startswith("torch.distributed.fsdp")
+            outside = self.torch._C._current_graph_task_id() == -1
+            if self.on and theirs and outside and not tensor.is_leaf:
                 self.knob.refuse("a hook of the script on a gradient inside would see it scaled")
             return original(tensor, hook)
 

@@ -20,7 +20,8 @@ class OwnSharding(Sharding):
 
     def __init__(self, module, optimizers, offload, device, torch, stop):
         self.peers = Peers(torch)
-        self._optimizers = [weakref.ref(one) for one in optimizers]
+        # Not weak: another rank may ask for its state when this one has returned from the script's function.
+        self._optimizers = list(optimizers)
         self._stop = stop  # function(reason), which ends the process
         self._module = weakref.ref(module)
         self._copy = None  # (what it was made of, the whole copy)
@@ -32,7 +33,7 @@ class OwnSharding(Sharding):
 
     def built(self, optimizer):
         """The script has made another optimizer."""
-        self._optimizers.append(weakref.ref(optimizer))
+        self._optimizers.append(optimizer)
         self.adopt(optimizer)
 
     # Calls
@@ -81,7 +82,7 @@ class OwnSharding(Sharding):
         kind, number, *rest = key
         if kind == "parameter":
             return self._mine[number]._local_tensor.detach()
-        optimizer, (index, name) = self._optimizers[number](), rest
+        optimizer, (index, name) = self._optimizers[number], rest
         return optimizer.state[list(parameters_of(optimizer))[index]][name]._local_tensor
 
     def _ask(self, key):
@@ -97,7 +98,7 @@ class OwnSharding(Sharding):
     def _whole_state(self, optimizer, index, name, value):
         if not hasattr(value, "full_tensor"):
             return value
-        number = next(n for n, one in enumerate(self._optimizers) if one() is optimizer)
+        number = next(n for n, one in enumerate(self._optimizers) if one is optimizer)
         return self._ask(("state", number, index, name))
 
     # What is loaded

@@ -105,9 +105,7 @@ class Sharing:
         torch = self.torch
         if not leaf.is_floating_point():
             return group.add(leaf, torch)
-        # A mean over no labels is not a number.
-        part = leaf * weight if weight else torch.zeros_like(leaf) + 0.0 * torch.nan_to_num(leaf)
-        return self._summed.apply(part, self.place.world_size)
+        return self._summed.apply(leaf, weight, self.place.world_size)
 
     def gathered(self, leaf, sizes):
         """An output of the whole batch."""

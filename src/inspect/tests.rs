@@ -658,6 +658,33 @@ fn idle_models_are_for_scripts_with_several_models_on_a_gpu() {
 }
 
 #[test]
+fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
+    let knob = Knob::Strategy;
+    let ranks = |change: fn(&mut Detected)| {
+        script().with(|s| s.launched.world_size = 2).with(|s| change(s.detected.as_mut().unwrap()))
+    };
+    let ddp = || ranks(|d| d.distributed = Some("DistributedDataParallel".into()));
+    let site = ddp().site(knob);
+    assert_eq!(site.values, ["ddp", "fsdp", "fsdp_offload"].map(Value::from).to_vec());
+    assert_eq!(
+        (site.current.as_deref(), site.launcher, site.class),
+        (Some("ddp"), None, NumericsClass::Exact)
+    );
+    assert!(ddp().why_not(Knob::Processes).contains("starts 2 processes by itself"));
+    let refused = [
+        (ranks(|d| d.distributed = None), "none of which uses DistributedDataParallel"),
+        (ranks(|d| d.distributed = Some("FSDPModule".into())), "uses FSDPModule by itself"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().compile = true), "compiled"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().double_backward = true), "differentiates"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().roots = 2), "more than one model"),
+    ];
+    for (script, why) in refused {
+        let said = script.why_not(knob);
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn a_plain_script_is_run_in_several_processes_or_the_reason_is_told() {
     let site = script().site(Knob::Strategy);
     assert!(site.how.contains("2 processes (gloo) by torchrun"), "{}", site.how);

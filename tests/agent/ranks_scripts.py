@@ -85,18 +85,18 @@ class Masks(nn.Module):
         return self.drop(x * self.weight)
 
 
-def pictures(count, workers=0):
+def pictures(count, workers=0, batch=6):
     torch.manual_seed(3)
     data = TensorDataset(torch.randn(count, 8), torch.randint(0, 5, (count,)))
-    return DataLoader(data, batch_size=6, shuffle=True, num_workers=workers)
+    return DataLoader(data, batch_size=batch, shuffle=True, num_workers=workers)
 
 
-def sentences(count):
+def sentences(count, batch=6):
     torch.manual_seed(4)
     tokens = torch.randint(0, 11, (count, 7))
     labels = tokens.roll(-1, 1)
     labels[torch.rand(count, 7) < torch.rand(count, 1)] = -100
-    return DataLoader(TensorDataset(tokens, labels), batch_size=6, shuffle=True)
+    return DataLoader(TensorDataset(tokens, labels), batch_size=batch, shuffle=True)
 
 
 def classify(model, x, y):

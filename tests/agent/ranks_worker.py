@@ -59,6 +59,15 @@ def texts():
     return sentences(24)
 
 
+def wide(count=35):
+    """Batches whose halves are enough for four ranks; the last one is not."""
+    return lambda: pictures(count, batch=8)
+
+
+def wide_texts():
+    return sentences(40, batch=8)
+
+
 CASES = {
     "logits": Case(Blocks, batches(27), classify, ALL),  # the last batch has 3 samples
     "one left": Case(Blocks, batches(25), classify),
@@ -73,13 +82,13 @@ CASES = {
     "loaded between two steps": Case(Blocks, batches(), classify, ALL, own={"again": True}),
     "unused parameters": Case(Unused, batches(), classify, ("ddp",)),
     # The knobs beside it.
-    "parts, logits": Case(Blocks, batches(27), classify, ALL, own={"clip": 0.3}, accumulation=2),
+    "parts, logits": Case(Blocks, wide(), classify, ALL, own={"clip": 0.3}, accumulation=2),
     "parts, one left": Case(Blocks, batches(25), classify, accumulation=3),
-    "parts, loss inside": Case(Language, texts, language, ALL, own={"clip": 0.3}, accumulation=2),
+    "parts, loss inside": Case(Language, wide_texts, language, ALL, own={"clip": 0.3}, accumulation=2),
     "parts, logits beside a loss": Case(Language, texts, looks_at_logits, accumulation=2),
     "parts, the script accumulates": Case(Language, texts, language, own={"accumulate": 2}, accumulation=3),
     "checkpoint": Case(Blocks, batches(), classify, checkpoint="all"),
-    "parts and checkpoint": Case(Language, texts, language, accumulation=2, checkpoint="alternate"),
+    "parts and checkpoint": Case(Language, wide_texts, language, accumulation=2, checkpoint="alternate"),
     "bf16": Case(Blocks, batches(), classify, most=COARSE, amp="bf16"),
     "fp16": Case(Blocks, batches(), classify, most=COARSE, own={"clip": 0.3}, amp="fp16"),
     "parts, bf16 and checkpoint": Case(

@@ -97,7 +97,7 @@ class Equality(unittest.TestCase):
         self.assertEqual(self.check(2, ranks(2)), 63)
 
     def test_four_ranks(self):
-        self.assertEqual(self.check(4, ranks(4, *FOUR)), 29)
+        self.assertEqual(self.check(4, ranks(4, *FOUR)), 31)
 
 
 WRITES = """

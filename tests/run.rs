@@ -36,6 +36,7 @@ impl Place {
                 ways: BTreeMap::from([(Knob::NumWorkers, Way::Option)]),
                 options: BTreeMap::new(),
                 script_accumulation: 1,
+                script_ranks: 1,
                 windows: Vec::new(),
                 schedule: Schedule::default(),
                 coverage: None,

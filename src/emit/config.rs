@@ -107,6 +107,7 @@ pub(crate) mod tests {
                 settings: settings.clone(),
                 options: BTreeMap::new(),
                 script_accumulation: 1,
+                script_ranks: 1,
                 ways: [(Knob::Amp, Way::Agent), (Knob::NumWorkers, Way::Option)].into(),
                 windows: Vec::new(),
                 schedule: Schedule::default(),

@@ -1,4 +1,5 @@
-//! A plain script in several processes: `strategy`, and the number of them.
+//! A plain script in several processes: `strategy`, and the number of them.  And a script that starts several by
+//! itself: what each of them holds of the model.
 
 use std::path::Path;
 
@@ -8,11 +9,16 @@ use crate::model::inspection::{Inspection, KnobSite, Launcher};
 use crate::model::plan::{Device, Way};
 use crate::model::{Knob, Value};
 
+const DDP: &str = "DistributedDataParallel";
+
 /// Processes on the processor, where nobody asks for another number.
 const ON_PROCESSOR: u32 = 2;
 
 pub(super) fn strategy(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let knob = Knob::Strategy;
+    if found.launched.world_size > 1 {
+        return wrapped(found);
+    }
     if let Some(why) = why_not(found, machine) {
         return refused(knob, why);
     }
@@ -47,6 +53,37 @@ pub(super) fn processes(found: &Inspection, machine: &MachineFacts) -> KnobSite 
             current: Some(usual(found, machine).to_string()),
             ..site(knob, Way::Agent, "those that `strategy` starts")
         },
+    }
+}
+
+/// The script's DistributedDataParallel, and what can stand in its place.
+fn wrapped(found: &Inspection) -> KnobSite {
+    let knob = Knob::Strategy;
+    let detected = found.detected.as_ref();
+    if !found.switches.is_empty() {
+        return refused(knob, "a framework drives training, which shards models through its own switches");
+    }
+    match detected.and_then(|d| d.distributed.as_deref()) {
+        Some(DDP) => {}
+        Some(other) => return refused(knob, format!("the script uses {other} by itself")),
+        None => {
+            let n = found.launched.world_size;
+            return refused(knob, format!("the command starts {n} processes, none of which uses {DDP}"));
+        }
+    }
+    if detected.is_some_and(|d| d.compile) {
+        return refused(knob, "what is compiled is not sharded");
+    }
+    if detected.is_some_and(|d| d.double_backward) {
+        return refused(knob, "the script differentiates through its gradients");
+    }
+    if detected.is_some_and(|d| d.roots > 1) {
+        return refused(knob, "more than one model is called, or parts of it one by one");
+    }
+    KnobSite {
+        values: ["ddp", "fsdp", "fsdp_offload"].map(Value::from).to_vec(),
+        current: Some("ddp".to_owned()),
+        ..site(knob, Way::Agent, format!("what {DDP} wraps is sharded over the command's processes"))
     }
 }
 

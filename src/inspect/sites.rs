@@ -93,8 +93,10 @@ fn class(knob: Knob, found: &Inspection) -> NumericsClass {
     match knob {
         // A split draws one dropout mask for each part.
         Knob::Accumulation if dropout => NumericsClass::Distribution,
-        // Each process draws masks for its part of a batch.
-        Knob::Strategy | Knob::Processes if dropout => NumericsClass::Distribution,
+        // Each process draws masks for its part of a batch; where the command starts them, it has one of its own.
+        Knob::Strategy | Knob::Processes if dropout && found.launched.world_size < 2 => {
+            NumericsClass::Distribution
+        }
         // Random transforms draw from each worker's own generator; whether there are any cannot be seen.
         Knob::NumWorkers => NumericsClass::Distribution,
         _ => knob.class(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::model::event::Hello;
 use crate::model::inspection::{
     BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, SwitchInfo,
 };
@@ -21,6 +22,7 @@ struct Script {
     detected: Option<Detected>,
     machine: MachineFacts,
     recipe: &'static str,
+    processes: u32,
 }
 
 /// One model with blocks, one loader of 32 samples, two cores.
@@ -57,6 +59,7 @@ fn script() -> Script {
         }),
         machine: MachineFacts { cores: 2, shm_bytes: 1 << 30, ram_bytes: 1 << 34, ..MachineFacts::default() },
         recipe: "{}",
+        processes: 1,
     }
 }
 
@@ -67,7 +70,16 @@ impl Script {
     }
 
     fn found(&self) -> Inspection {
-        let mut records: Vec<Record> = Vec::new();
+        let mut records = vec![Record::Hello(Hello {
+            nonce: String::new(),
+            ppid: 0,
+            rank: 0,
+            world_size: self.processes,
+            argv: Vec::new(),
+            python: "3.11.7".into(),
+            executable: "python".into(),
+            training: true,
+        })];
         if !self.options.is_empty() {
             records.push(Record::Options(OptionsInfo {
                 parser: "argparse".into(),
@@ -655,6 +667,33 @@ fn idle_models_are_for_scripts_with_several_models_on_a_gpu() {
     assert!(gpu(|d| d.roots = 30).why_not(knob).contains("one by one"));
     assert!(gpu(|d| (d.roots, d.compile) = (2, true)).why_not(knob).contains("compiled code"));
     assert!(gpu(|d| (d.roots, d.distributed) = (2, Some("DDP".into()))).why_not(knob).contains("DDP"));
+}
+
+#[test]
+fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
+    let knob = Knob::Strategy;
+    let ranks = |change: fn(&mut Detected)| {
+        script().with(|s| s.processes = 2).with(|s| change(s.detected.as_mut().unwrap()))
+    };
+    let ddp = || ranks(|d| d.distributed = Some("DistributedDataParallel".into()));
+    let site = ddp().site(knob);
+    assert_eq!(site.values, ["ddp", "fsdp", "fsdp_offload"].map(Value::from).to_vec());
+    assert_eq!(
+        (site.current.as_deref(), site.launcher, site.class),
+        (Some("ddp"), None, NumericsClass::Exact)
+    );
+    assert!(ddp().why_not(Knob::Processes).contains("starts 2 processes by itself"));
+    let refused = [
+        (ranks(|d| d.distributed = None), "none of which uses DistributedDataParallel"),
+        (ranks(|d| d.distributed = Some("FSDPModule".into())), "uses FSDPModule by itself"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().compile = true), "compiled"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().double_backward = true), "differentiates"),
+        (ddp().with(|s| s.detected.as_mut().unwrap().roots = 2), "more than one model"),
+    ];
+    for (script, why) in refused {
+        let said = script.why_not(knob);
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[test]

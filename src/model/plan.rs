@@ -115,6 +115,9 @@ pub struct AgentPlan {
     /// Backward calls for each step of the script as it is, against which its own accumulation is counted.
     #[serde(default)]
     pub script_accumulation: u32,
+    /// Processes that the command starts by itself; those that the launcher starts for `strategy` do not count.
+    #[serde(default)]
+    pub script_ranks: u32,
     /// Configurations that are measured in turns with `settings` within this launch, each in full; they differ from
     /// `settings` only in knobs that can be turned between two steps, or in a smaller batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

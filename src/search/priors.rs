@@ -99,6 +99,8 @@ impl Context<'_> {
             Device::Cpu => Effect { key: "strategy".into(), mean: 0.0, sd: 0.25 },
         };
         let more = |mean: f64, sd: f64| Effect { key: format!("strategy={word}"), mean, sd };
+        // A script that distributes by itself already computes with all of its processes.
+        let shared = if self.found.launched.world_size > 1 { Effect { mean: 0.0, ..shared } } else { shared };
         match word {
             "fsdp" => vec![shared, more(-0.08, 0.10)],
             "fsdp_offload" => vec![shared, more(-0.6, 0.3)],
@@ -109,7 +111,8 @@ impl Context<'_> {
     /// As many as `strategy` starts.
     fn processes(&self) -> u32 {
         let site = self.found.site(Knob::Strategy);
-        site.and_then(|s| s.launcher.as_ref()).map_or(1, |l| l.processes.max(1))
+        let own = self.found.launched.world_size.max(1);
+        site.and_then(|s| s.launcher.as_ref()).map_or(own, |l| l.processes.max(1))
     }
 
     fn threads(&self) -> f64 {
@@ -219,6 +222,10 @@ impl Context<'_> {
             },
             // On the processor the limit is about all processes together.
             (Knob::Strategy, _) if self.device == Device::Cpu => 1.0,
+            // Each process has its whole batch already, of which nothing changes.
+            (Knob::Strategy, _) if self.found.launched.world_size > 1 => {
+                0.5 + 0.5 / f64::from(self.processes())
+            }
             (Knob::Strategy, _) => 1.0 / f64::from(self.processes()),
             (Knob::NumWorkers, Value::Int(n)) if self.device == Device::Cpu => 1.0 + 0.03 * *n as f64,
             _ => 1.0,

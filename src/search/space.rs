@@ -128,7 +128,7 @@ impl<'a> Space<'a> {
             Knob::Amp => *value == Value::from("off"),
             Knob::Checkpoint | Knob::Offload => *value == Value::from("none"),
             Knob::Malloc => *value == Value::from("default"),
-            Knob::Strategy => *value == Value::from("single"),
+            Knob::Strategy => own.unwrap_or_else(|| "single".to_owned()) == value.to_string(),
             Knob::Compile => *value == Value::from("off"),
             Knob::ActivationMemoryBudget => *value == Value::from("1"),
             Knob::IdleModels => *value == Value::from("device"),

@@ -53,6 +53,7 @@ pub fn prepare(
         ways,
         options,
         script_accumulation: inspection.map_or(1, Inspection::script_accumulation),
+        script_ranks: inspection.map_or(1, |i| i.launched.world_size.max(1)),
         windows: spec.windows.clone(),
         schedule: schedule(spec.purpose, device, &spec.settings),
         coverage: coverage(spec.purpose),

@@ -1,174 +1,108 @@
-"""Trains small models as they are, then shared out among the ranks that run this; prints a JSON line a case.
+"""Trains small models as they are, then shared out among several ranks; prints a JSON list of what differs.
 
-Started by test_ranks.py through torch.distributed.run: each rank runs all cases, in one order.
+Called by test_ranks.py with the number of ranks and the cases of `CASES` (all of them without).  The ranks
+are children of one process that has imported torch; each runs all cases, in one order.
 """
 
-import copy
 import json
 import math
-import os
 import sys
 
 import torch
 from autofit_agent.ranks import layout
+from ranks_fork import fork
+from ranks_scripts import (
+    Blocks,
+    Dropping,
+    Language,
+    Masks,
+    Unused,
+    classify,
+    contrast,
+    language,
+    looks_at_logits,
+    pictures,
+    plain_average,
+    sentences,
+    train,
+)
 from support_knobs import agent
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
-PLACE = layout.enter()
-STEPS = 6
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x):
-        return x + self.down(F.gelu(self.up(x)))
+SEEDS = 8
+ALL = ("ddp", "fsdp", "fsdp_offload")
+SHARDED = ("fsdp", "fsdp_offload")
+COPIES = ("ddp", "fsdp")
+ROUNDING = {"losses": 2e-6, "norms": 1e-6, "parameters": 1e-4, "moments": 2e-6, "average": 1e-4}
+# bf16 rounds where the parts of a batch are added up.
+COARSE = {"losses": 0.03, "norms": 0.1, "parameters": math.inf, "moments": math.inf}
 
 
-class Blocks(nn.Module):
-    """Returns logits; the script computes the loss."""
+class Case:
+    """A script, and what is turned beside the strategy."""
 
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.stem = nn.Linear(8, 16)
-        self.blocks = nn.ModuleList(Block(16) for _ in range(3))
-        self.drop = nn.Dropout(dropout)
-        self.head = nn.Linear(16, 5)
+    def __init__(self, make, loader, loss_of, strategies=COPIES, most=ROUNDING, own=None, **settings):
+        self.make, self.loader, self.loss_of = make, loader, loss_of
+        self.strategies, self.most, self.settings = strategies, most, settings
+        self.options = own or {}
 
-    def forward(self, x):
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.drop(x))
+    def train(self):
+        if self.options.get("resume") is True:
+            self.options["resume"] = train(self.make, self.loader(), self.loss_of)
+        return train(self.make, self.loader(), self.loss_of, **self.options)
 
 
-class Language(nn.Module):
-    """Tied weights; returns logits and a loss over the labels that count."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(11, 16)
-        self.blocks = nn.ModuleList(Block(16) for _ in range(2))
-        self.head = nn.Linear(16, 11, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, tokens, labels=None):
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits = self.head(x)
-        if labels is None:
-            return logits
-        return logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+def batches(count=24):
+    return lambda: pictures(count)
 
 
-class Unused(Blocks):
-    """A part that only some samples reach, and one that none does."""
-
-    def __init__(self):
-        super().__init__()
-        self.rare, self.never = nn.Linear(16, 16), nn.Linear(3, 3)
-
-    def forward(self, x):
-        h = self.stem(x)
-        if bool((x[:, 0] > 1.2).any()):
-            h = h + self.rare(h) * (x[:, :1] > 1.2)
-        return self.head(h)
+def texts():
+    return sentences(24)
 
 
-def pictures(count, workers=0):
-    torch.manual_seed(3)
-    data = TensorDataset(torch.randn(count, 8), torch.randint(0, 5, (count,)))
-    return DataLoader(data, batch_size=6, shuffle=True, num_workers=workers)
+def wide(count=35):
+    """Batches whose halves are enough for four ranks; the last one is not."""
+    return lambda: pictures(count, batch=8)
 
 
-def sentences(count):
-    torch.manual_seed(4)
-    tokens = torch.randint(0, 11, (count, 7))
-    labels = tokens.roll(-1, 1)
-    labels[torch.rand(count, 7) < torch.rand(count, 1)] = -100
-    return DataLoader(TensorDataset(tokens, labels), batch_size=6, shuffle=True)
-
-
-def classify(model, x, y):
-    return F.cross_entropy(model(x), y)
-
-
-def contrast(model, x, _y):
-    """In-batch negatives: a loss that only the whole batch has."""
-    z = F.normalize(model(x), dim=1)
-    return F.cross_entropy(z @ z.T / 0.1, torch.arange(len(z)).roll(1))
-
-
-def language(model, tokens, labels):
-    return model(tokens, labels)[1]
-
-
-def looks_at_logits(model, tokens, labels):
-    """Uses an output beside the loss, with a gradient through it."""
-    logits, loss = model(tokens, labels)
-    return loss + 0.01 * logits.square().mean()
-
-
-def train(make, loader, loss_of, accumulate=1, clip=None, early=False, kept=False, resume=None, again=False):
-    """What a script of two epochs at most does; (losses, model, optimizer, norms that clipping returned)."""
-    torch.manual_seed(1)
-    model = make()
-    held = list(model.parameters()) if kept else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    if resume is not None:
-        model.load_state_dict(resume[1])
-        optimizer.load_state_dict(copy.deepcopy(resume[2]))
-    losses, norms, step = [], [], 0
-    for epoch in range(2):
-        if again and epoch:
-            model.load_state_dict({name: 0.9 * value for name, value in model.state_dict().items()})
-            optimizer.load_state_dict(optimizer.state_dict())
-        for x, y in loader:
-            loss = loss_of(model, x, y) / accumulate
-            losses.append(loss.item())
-            loss.backward()
-            step += 1
-            if step % accumulate:
-                continue
-            if clip:
-                norms.append(float(nn.utils.clip_grad_norm_(held or model.parameters(), clip)))
-            optimizer.step()
-            optimizer.zero_grad()
-    model.eval()
-    with torch.no_grad():
-        losses.append(loss_of(model, *next(iter(loader))).item())
-    return losses, model.state_dict(), optimizer.state_dict(), norms
+def wide_texts():
+    return sentences(40, batch=8)
 
 
 CASES = {
-    "logits": (Blocks, lambda: pictures(27), classify, {}),  # the last batch has 3 samples for 2 ranks
-    "one left": (Blocks, lambda: pictures(25), classify, {}),  # ... and here 1
-    "workers": (Blocks, lambda: pictures(24, 1), classify, {}),
-    "clip": (Blocks, lambda: pictures(24), classify, {"clip": 0.3}),
-    "clip of a list taken early": (Blocks, lambda: pictures(24), classify, {"clip": 0.3, "kept": True}),
-    "accumulation": (Blocks, lambda: pictures(24), classify, {"accumulate": 2, "clip": 0.3}),
-    "contrastive": (Blocks, lambda: pictures(24), contrast, {}),
-    "tied, labels left out": (Language, lambda: sentences(24), language, {}),
-    "logits beside a loss": (Language, lambda: sentences(24), looks_at_logits, {}),
-    "loaded before the first step": (Blocks, lambda: pictures(24), classify, {"resume": True}),
-    "loaded between two steps": (Blocks, lambda: pictures(24), classify, {"again": True}),
+    "logits": Case(Blocks, batches(27), classify, ALL),  # the last batch has 3 samples
+    "one left": Case(Blocks, batches(25), classify),
+    "workers": Case(Blocks, lambda: pictures(24, 1), classify),
+    "clip": Case(Blocks, batches(), classify, ALL, own={"clip": 0.3}),
+    "clip of a list taken early": Case(Blocks, batches(), classify, own={"clip": 0.3, "kept": True}),
+    "the script accumulates": Case(Blocks, batches(), classify, own={"accumulate": 2, "clip": 0.3}),
+    "contrastive": Case(Blocks, batches(), contrast),
+    "tied, labels left out": Case(Language, texts, language, ALL),
+    "logits beside a loss": Case(Language, texts, looks_at_logits),
+    "loaded before the first step": Case(Blocks, batches(), classify, own={"resume": True}),
+    "loaded between two steps": Case(Blocks, batches(), classify, ALL, own={"again": True}),
+    "unused parameters": Case(Unused, batches(), classify, ("ddp",)),
+    # The knobs beside it.
+    "parts, logits": Case(Blocks, wide(), classify, ALL, own={"clip": 0.3}, accumulation=2),
+    "parts, one left": Case(Blocks, batches(25), classify, accumulation=3),
+    "parts, loss inside": Case(Language, wide_texts, language, ALL, own={"clip": 0.3}, accumulation=2),
+    "parts, logits beside a loss": Case(Language, texts, looks_at_logits, accumulation=2),
+    "parts, the script accumulates": Case(Language, texts, language, own={"accumulate": 2}, accumulation=3),
+    "checkpoint": Case(Blocks, batches(), classify, checkpoint="all"),
+    "parts and checkpoint": Case(Language, wide_texts, language, accumulation=2, checkpoint="alternate"),
+    "bf16": Case(Blocks, batches(), classify, most=COARSE, amp="bf16"),
+    "fp16": Case(Blocks, batches(), classify, most=COARSE, own={"clip": 0.3}, amp="fp16"),
+    "parts, bf16 and checkpoint": Case(
+        Language, texts, language, most=COARSE, accumulation=2, checkpoint="all", amp="bf16"
+    ),
+    # Averages of the weights.
+    "lerp_": Case(Blocks, batches(), classify, ALL, own={"average": "lerp_"}),
+    "mul_ and add_": Case(Language, texts, language, SHARDED, own={"average": "mul_"}),
+    "through state_dict": Case(Blocks, batches(), classify, SHARDED, own={"average": "state_dict"}),
+    "AveragedModel": Case(Blocks, batches(), classify, own={"average": "swa"}),
+    "AveragedModel, exponential": Case(Language, texts, language, SHARDED, own={"average": "ema"}),
+    "copied while it trains": Case(Language, texts, language, own={"average": "late"}),
+    "lerp_ in parts": Case(Language, texts, language, ("fsdp",), own={"average": "lerp_"}, accumulation=2),
 }
-ONLY_COPIES = {"unused parameters": (Unused, lambda: pictures(24), classify, {})}
-
-
-OFFLOADED = ("logits", "clip", "tied, labels left out", "loaded between two steps")
-
-
-def wanted(name):
-    """The strategies of a case."""
-    if name in ONLY_COPIES:
-        return ["ddp"]
-    return ["ddp", "fsdp", "fsdp_offload"] if name in OFFLOADED else ["ddp", "fsdp"]
 
 
 def gap(one, other):
@@ -189,50 +123,93 @@ def moments(state):
     }
 
 
-def shared(strategy, make, loader, loss_of, options, **settings):
-    """(what it came to, the knob's report, its faults)."""
-    with agent({"strategy": strategy, **settings}, ranks=PLACE) as tuned:
-        result = train(make, loader(), loss_of, **options)
+def is_whole(state):
+    return all(type(value) is torch.Tensor for value in state.values())
+
+
+def compare(name, case, strategy, place, alone):
+    """What `strategy` came to, beside one process."""
+    settings = {"strategy": strategy, **case.settings}
+    with agent(settings, ranks=place) as tuned:
+        found = case.train()
         tuned.session.flush()
         sharding = tuned.session.knobs.get("strategy").sharding
         old = [one for one, _ in sharding._new.values() if one() is not None] if sharding is not None else []
-        return result, tuned.knob("strategy"), tuned.of("fault"), len(old)
+        line = {
+            "case": name,
+            "strategy": strategy,
+            "rank": place.rank,
+            "steps": found["steps"],
+            "reports": {name: tuned.knob(name) for name in settings},
+            "wanted": settings,
+            "faults": tuned.of("fault"),
+            "old": len(old),
+        }
+    # What was saved loads back into the plain script.
+    case.make().load_state_dict(found["model"])
+    line["whole"] = is_whole(found["model"]) and is_whole(moments(found["optimizer"]))
+    line["gaps"] = {
+        "losses": gap(alone["losses"], found["losses"]),
+        "norms": gap(alone["norms"], found["norms"]),
+        "parameters": tensor_gap(alone["model"], found["model"]),
+        "moments": tensor_gap(moments(alone["optimizer"]), moments(found["optimizer"])),
+    }
+    if "average" in found:
+        plain_average(case.make, case.options["average"]).load_state_dict(found["average"])
+        line["whole"] = line["whole"] and is_whole(found["average"])
+        line["gaps"]["average"] = tensor_gap(alone["average"], found["average"])
+    line["most"] = {figure: case.most[figure] for figure in line["gaps"]}
+    line["finite"] = all(math.isfinite(v) for v in found["losses"])
+    return line
 
 
-def main():
+def masks(strategy, place, **settings):
+    """Whether each rank draws masks of its own, and a part that is computed again draws the same ones."""
+    with agent({"strategy": strategy, **settings}, ranks=place):
+        torch.manual_seed(place.rank if strategy == "single" else 0)
+        model, same, seen = Masks(), True, []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for _ in range(3):
+            out = model(torch.ones(8, 64))
+            out.sum().backward()
+            gradient = model.weight.grad
+            gradient = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+            same = same and torch.allclose(gradient, out.detach().sum(0))
+            optimizer.step()
+            optimizer.zero_grad()
+            seen += out.detach().gt(0).int().tolist()
+    different = len({tuple(row) for row in seen}) == len(seen)
+    return {"masks": strategy, "settings": settings, "same": same, "different": different, "rows": len(seen)}
+
+
+def dropout(strategy, place, **settings):
+    """The loss with dropout, and those of one process with other seeds."""
+    case = Case(Dropping, batches(), classify)
+    plain = [train(case.make, case.loader(), classify, seed=seed) for seed in range(SEEDS)]
+    with agent({"strategy": strategy, **settings}, ranks=place):
+        found = train(case.make, case.loader(), classify, seed=0)
+    mean = [sum(one["losses"]) / len(one["losses"]) for one in (*plain, found)]
+    return {"dropout": strategy, "settings": settings, "plain": mean[:-1], "found": mean[-1]}
+
+
+def run(names):
+    """All of one rank."""
+    place = layout.enter()
     torch.use_deterministic_algorithms(True)
-    strategies = sys.argv[1].split(",")
-    for name, (make, loader, loss_of, options) in {**CASES, **ONLY_COPIES}.items():
-        if "resume" in options:
-            options["resume"] = train(make, loader(), loss_of)
-        alone = train(make, loader(), loss_of, **options)
-        for strategy in strategies:
-            if strategy not in wanted(name):
-                continue
-            found, report, faults, old = shared(strategy, make, loader, loss_of, options)
-            whole = all(type(v) is torch.Tensor for v in found[1].values())
-            # What was saved loads back into the plain script.
-            plain = make()
-            plain.load_state_dict(found[1])
-            line = {
-                "case": name,
-                "strategy": strategy,
-                "rank": PLACE.rank,
-                "steps": len(found[0]) - 1,
-                "losses": gap(alone[0], found[0]),
-                "norms": gap(alone[3], found[3]),
-                "parameters": tensor_gap(alone[1], found[1]),
-                "moments": tensor_gap(moments(alone[2]), moments(found[2])),
-                "finite": all(math.isfinite(v) for v in found[0]),
-                "whole": whole,
-                "report": report,
-                "old": old,
-                "faults": faults,
-            }
-            print("CASE " + json.dumps(line), flush=True)
+    lines = []
+    for name in names:
+        if name in ("masks", "dropout"):
+            measure = masks if name == "masks" else dropout
+            lines += [measure(strategy, place) for strategy in COPIES]
+            lines += [measure(strategy, place, accumulation=2) for strategy in COPIES]
+            continue
+        case = CASES[name]
+        alone = case.train()
+        lines += [compare(name, case, strategy, place, alone) for strategy in case.strategies]
     torch.distributed.barrier()
-    os._exit(0)
+    return lines
 
 
 if __name__ == "__main__":
-    main()
+    cases = sys.argv[2:] or [*CASES, "masks", "dropout"]
+    print(json.dumps(fork(int(sys.argv[1]), lambda: run(cases))))

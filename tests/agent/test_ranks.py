@@ -1,7 +1,8 @@
-"""A plain script in two processes (gloo): what it learns, saves and prints is what one process does."""
+"""A plain script in several processes (gloo): what it learns, saves and prints is what one process does."""
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,41 +21,83 @@ NEEDED = unittest.skipUnless(
 )
 
 
+def ranks(count, *cases):
+    """What the ranks say of these cases of ranks_worker.py, or of all of them."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
+    env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
+    command = [PYTHON, os.path.join(HERE, "ranks_worker.py"), str(count), *cases]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+# What four ranks are asked as well: ragged and whole batches, workers, and each strategy beside other knobs.
+FOUR = [
+    "logits",
+    "workers",
+    "clip",
+    "the script accumulates",
+    "tied, labels left out",
+    "logits beside a loss",
+    "loaded between two steps",
+    "parts, logits",
+    "parts, loss inside",
+    "parts and checkpoint",
+    "lerp_",
+    "copied while it trains",
+    "masks",
+    "dropout",
+]
+
+
 @NEEDED
 class Equality(unittest.TestCase):
-    """All cases of ranks_worker.py, in one launch."""
+    """Losses, norms, parameters, optimizer state and averages are those of one process."""
 
-    def test_losses_parameters_and_optimizer_state_are_those_of_one_process(self):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
-        env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
-        worker = os.path.join(HERE, "ranks_worker.py")
-        command = [PYTHON, *TWO, worker, "ddp,fsdp,fsdp_offload"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
-        # Two ranks write into one pipe: a line may come behind the end of another.
-        decode = json.JSONDecoder().raw_decode
-        cases = [decode(part)[0] for part in done.stdout.split("CASE ")[1:]]
+    def check(self, count, lines):
         seen = {}
-        for case in cases:
-            name = (case["case"], case["strategy"])
-            with self.subTest(case=name, rank=case["rank"]):
-                self.assertEqual(case["faults"], [])
-                self.assertEqual(case["report"]["effective"], case["strategy"], case["report"])
-                self.assertTrue(case["whole"], "what is saved is not sharded")
-                self.assertTrue(case["finite"])
-                if "list taken early" not in case["case"]:
-                    self.assertEqual(case["old"], 0, "whole parameters are kept beside the sharded ones")
-                self.assertGreater(case["steps"], 6)
-                for figure, most in (
-                    ("losses", 2e-6),
-                    ("norms", 1e-6),
-                    ("parameters", 1e-4),
-                    ("moments", 2e-6),
-                ):
-                    self.assertLess(case[figure], most, figure)
-            seen.setdefault(name, set()).add(case["rank"])
-        self.assertEqual(len(seen), 27)
-        self.assertEqual(set(map(frozenset, seen.values())), {frozenset({0, 1})})
+        for line in lines:
+            if "masks" in line:
+                self.check_masks(line)
+            elif "dropout" in line:
+                self.check_dropout(line)
+            else:
+                with self.subTest(case=line["case"], strategy=line["strategy"], rank=line["rank"]):
+                    self.check_case(line)
+                seen.setdefault((line["case"], line["strategy"]), set()).add(line["rank"])
+        self.assertEqual(set(map(frozenset, seen.values())), {frozenset(range(count))})
+        return len(seen)
+
+    def check_case(self, line):
+        self.assertEqual(line["faults"], [])
+        for knob, report in line["reports"].items():
+            self.assertEqual(report["effective"], line["wanted"][knob], report)
+        self.assertTrue(line["whole"], "what is saved is sharded")
+        self.assertTrue(line["finite"])
+        if "list taken early" not in line["case"]:
+            self.assertEqual(line["old"], 0, "whole parameters are kept beside the sharded ones")
+        self.assertGreater(line["steps"], 6)
+        for figure, most in line["most"].items():
+            self.assertLess(line["gaps"][figure], most, figure)
+
+    def check_masks(self, line):
+        with self.subTest(**line):
+            self.assertTrue(line["same"], "a part that is computed again draws other masks")
+            self.assertTrue(line["different"], "two rows have the same mask")
+            self.assertEqual(line["rows"], 24)
+
+    def check_dropout(self, line):
+        with self.subTest(**line):
+            mean, spread = statistics.mean(line["plain"]), statistics.stdev(line["plain"])
+            self.assertGreater(spread, 0)
+            self.assertNotIn(line["found"], line["plain"])
+            self.assertLess(abs(line["found"] - mean), 3 * spread)
+
+    def test_two_ranks(self):
+        self.assertEqual(self.check(2, ranks(2)), 63)
+
+    def test_four_ranks(self):
+        self.assertEqual(self.check(4, ranks(4, *FOUR)), 31)
 
 
 WRITES = """

@@ -260,6 +260,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         ways: Default::default(),
         options: Default::default(),
         script_accumulation: 0,
+        script_ranks: 0,
         // Nothing is measured to an end, so the first steps are enough.
         windows: Vec::new(),
         schedule: Schedule {

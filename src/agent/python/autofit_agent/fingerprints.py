@@ -19,6 +19,9 @@ MOST_OUTPUTS = 8
 MOST_ROOTS = 4  # a script that calls its layers one by one has very many
 WHOLE_BYTES = 1 << 20  # arguments that cannot be cut to a few samples are kept whole up to this size
 _SEED = 20240
+# Where hooks come from that are no script's: weight_norm and the like are part of the model, and `strategy`
+# has sharded models put together in theirs.
+_NOT_THE_SCRIPTS = ("torch.nn.utils", "torch.distributed.fsdp", "autofit_agent.ranks")
 
 
 class NotCompared(Exception):
@@ -205,6 +208,6 @@ def _hooked(module):
         hooks = [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]
         for hook in hooks:
             home = getattr(hook, "__module__", None) or type(hook).__module__
-            if not home.startswith("torch.nn.utils"):  # weight_norm and the like are part of the model
+            if not home.startswith(_NOT_THE_SCRIPTS):
                 return type(m).__name__
     return None

@@ -106,7 +106,7 @@ class Outcome:
 
     def _look_outside(self, losses, inputs, start_node):
         """The graph of the losses must end at the root's parameters and arguments."""
-        known = {id(t) for t in (*self.call.parameters, *inputs)}
+        known = self.call.known(inputs)
         begun = start_node._sequence_nr()
         seen, stack = set(), [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         while stack:
@@ -265,7 +265,8 @@ class Classes:
             @staticmethod
             @once_differentiable
             def backward(ctx, *upstream):
-                return (None, *ctx.outcome.scaled(upstream))
+                outcome = ctx.outcome
+                return (None, *outcome.call.handed(outcome.scaled(upstream)))
 
         class Later(torch.autograd.Function):
             @staticmethod
@@ -279,7 +280,8 @@ class Classes:
                 outcome = ctx.outcome
                 if outcome.asked_gradient is not None:
                     outcome.asked_gradient(ctx.path)
-                return (None, None, None, *outcome.once_more({ctx.path: upstream}))
+                again = outcome.once_more({ctx.path: upstream})
+                return (None, None, None, *outcome.call.handed(again))
 
         self._taken, self._later = Taken, Later
         self.late_tensor = late.make_tensor_class(torch)

@@ -4,6 +4,13 @@ import contextlib
 
 from . import splitting, tree
 
+_again = [0]  # parts that are being computed again, one inside another
+
+
+def computing_again():
+    """Whether what runs now is a part of a training call, whatever the gradient mode says."""
+    return _again[0] > 0
+
 
 class Call:
     """What is needed to compute a call of a root in parts, now and again later."""
@@ -63,6 +70,14 @@ class Call:
             if isinstance(leaf, self.torch.Tensor) and leaf.requires_grad
         ]
         return args, kwargs, order
+
+    def known(self, inputs):
+        """The tensors at which the graph of a part may end, by their ids."""
+        return {id(t) for t in (*self.parameters, *inputs)}
+
+    def handed(self, gradients):
+        """Gradients of `leaves` as autograd takes them."""
+        return gradients
 
     def again(self, index):
         """The random state, autocast and mode of a part as they were when it was computed first."""
@@ -158,6 +173,8 @@ class _Again(contextlib.AbstractContextManager):
             torch.cuda.set_rng_state(cuda)
         for device, enabled, dtype in self.call.autocast:
             self.stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+        _again[0] += 1
+        self.stack.callback(_over)
         now = [m.training for m, _ in self.call.training]
         for m, mode in self.call.training:
             m.training = mode
@@ -167,6 +184,10 @@ class _Again(contextlib.AbstractContextManager):
 
     def __exit__(self, *_):
         self.stack.close()
+
+
+def _over():
+    _again[0] -= 1
 
 
 def random_state(torch):

@@ -51,6 +51,8 @@ class Plan:
         self.options = dict(fields.get("options") or {})
         # Backward calls for each step of the script as it is.
         self.script_accumulation = max(int(fields.get("script_accumulation") or 1), 1)
+        # Processes that the command starts by itself.
+        self.script_ranks = max(int(fields.get("script_ranks") or 1), 1)
         # Configurations that are measured in turns with `settings`, each in full.
         self.windows = [dict(settings) for settings in fields.get("windows") or []]
         self.schedule = Schedule(fields.get("schedule") or {})

@@ -90,6 +90,7 @@ class Session:
         self.optimizers = []  # Weak references, in the order of construction.
         self.rank_layout = None  # which of several ranks of a plain script this is (ranks/layout.py)
         self.part_of = None  # function(samples of a step): this rank's share, where ranks share out batches
+        self.strategy = None  # the knob that shares out a root's batches among several processes
         self._off = set()
         self._kept = []
         self._later = []

@@ -20,6 +20,7 @@ from . import (
     optimizer,
     set_to_none,
     strategy,
+    wrapped,
 )
 from .base import Knob
 
@@ -82,6 +83,8 @@ class Knobs:
         self.all = []
         for name, wanted in session.plan.settings.items():
             kind = KINDS.get(name, Unknown)
+            if kind is strategy.Strategy and session.plan.script_ranks > 1:
+                kind = wrapped.Wrapped
             knob = kind(session, wanted, session.plan.ways.get(name, "agent"))
             knob.name = name
             self.all.append(knob)

@@ -5,10 +5,13 @@ The script's loop stays as written: its counters, clipping, schedule and logged 
 - The root returns a loss: each part's gradient is taken at once (`parts.py`), nothing is computed twice.
 - Otherwise each part is checkpointed as a whole and the outputs are joined: one more forward.
 
+Where `strategy` shares out batches among several processes, each micro-batch is shared out.
+
 Which arguments are split, and how outputs make the whole, is found by trying (`checking.py`); what fails
 the test is refused with the reason.
 """
 
+import contextlib
 import weakref
 
 from .. import checking, describe, outcome, parts, splitting, tree
@@ -72,7 +75,8 @@ class Accumulation(Knob):
         module, torch = root.module, self.torch
         if len(self.session.roots.roots) > MANY_ROOTS:
             return "the script calls parts of its model one by one"
-        wrapper = describe.distributed(module)
+        ours = self._strategy(root)
+        wrapper = describe.distributed(module) if ours is None else None
         if wrapper is not None:
             return "%s expects one backward for each forward" % wrapper
         if describe.has_batch_norm(module, torch):
@@ -81,13 +85,25 @@ class Accumulation(Knob):
             return "LBFGS computes the loss several times a step"
         if self.session.detect.double_backward:
             return "the script differentiates twice"
+        if ours is not None:
+            return None  # it has looked at the script's hooks; there are others now
         for m in module.modules():
             if _watches(m._forward_hooks) or m._backward_hooks or m._backward_pre_hooks:
                 return "%s has hooks that would see parts of the batch" % type(m).__name__
         return None
 
     def apply(self, root, args, kwargs):
-        self.states[id(root)] = _State(root)
+        state = self.states[id(root)] = _State(root)
+        strategy = self._strategy(root)
+        if strategy is not None:
+            state.sharding = strategy.sharding
+            leaves = splitting.tensor_leaves(args, kwargs, self.torch)
+            state.rules[splitting.signature(leaves)] = strategy.sharing.rule
+
+    def _strategy(self, root):
+        """The knob that shares out this root's batches among several processes, or None."""
+        strategy = self.session.strategy
+        return strategy if strategy is not None and strategy.root is root else None
 
     # In the root's call.
 
@@ -103,7 +119,7 @@ class Accumulation(Knob):
         except checking.Refused as why:
             self.refuse("%s: %s" % (root.name, why))
             return call(*args, **kwargs)
-        batch = rule.batch(args, kwargs)
+        batch = rule.batch(args, kwargs) if rule is not None else None
         if batch is None or batch < 2:
             return call(*args, **kwargs)  # a last batch of one sample
         if state.at_once and rule.scalars():
@@ -125,6 +141,8 @@ class Accumulation(Knob):
             if rule.untested(cut):
                 rule = None
         if rule is None:
+            if state.sharding is not None:
+                return None  # a sharded model cannot be tried with a few samples
             rule = checking.find_rule(state.root.module, args, kwargs, self.wanted, self.torch)
             state.rules[key] = rule
         state.calls += 1
@@ -143,7 +161,12 @@ class Accumulation(Knob):
         """(True, output), or (False, None) where the outputs do not allow it."""
         torch = self.torch
         before = parts.random_state(torch)
-        whole = parts.Call(root, call, rule, args, kwargs, self.wanted, torch)
+        if state.sharding is None:
+            whole = parts.Call(root, call, rule, args, kwargs, self.wanted, torch)
+        else:
+            from ..ranks import micro
+
+            whole = micro.ShardedCall(root, call, rule, args, kwargs, self.wanted, state.sharding)
         losses = state.losses or first_losses(rule)
         result = outcome.Outcome(whole, losses, self._scale(), state.kept)
         result.looked_at, result.asked_gradient = state.looked_at(self), state.asked_gradient(self)
@@ -183,7 +206,8 @@ class Accumulation(Knob):
             return call(*args, **kwargs)
         cut = self._cut(rule, args, kwargs)
         sizes = splitting.part_sizes(rule.batch(args, kwargs), self.wanted)
-        outputs = [self.session.detect.checkpoints.run_any(call, a, k) for a, k in cut]
+        with _to_the_end(state, torch):
+            outputs = [self.session.detect.checkpoints.run_any(call, a, k) for a, k in cut]
         weights = {path: rule.weights(rule.outputs[path], cut, sizes) for path in rule.scalars()}
         found = [dict(tree.leaves(output)) for output in outputs]
 
@@ -260,12 +284,20 @@ def _watches(hooks):
     return any("enable_input_require_grads" not in getattr(h, "__qualname__", "") for h in hooks.values())
 
 
+def _to_the_end(state, torch):
+    """A sharded model is put together and taken apart around its forward, which must not end half-way."""
+    if state.sharding is None:
+        return contextlib.nullcontext()
+    return torch.utils.checkpoint.set_checkpoint_early_stop(False)
+
+
 class _State:
     """What was found about one root."""
 
     def __init__(self, root):
         self.root = root
         self.rules = {}
+        self.sharding = None  # of a root whose parameters `strategy` has sharded
         self.calls = 0
         self.at_once = True
         self.losses = None  # outputs whose gradient is taken, once the script has shown which it uses

@@ -200,7 +200,7 @@ class Scaling:
         """Gradients that are there already are scaled too, so that the new ones can be added to them."""
         leaves, present = self._leaves(tensors), []
         for leaf in leaves:
-            if leaf._backward_hooks or leaf._post_accumulate_grad_hooks:
+            if self._has_hooks(leaf):
                 self._hook(leaf)
             if leaf.grad is not None and not self._is_hooked(leaf):
                 present.append(_values(leaf.grad))
@@ -209,6 +209,14 @@ class Scaling:
                 for alike in _by_kind(present):
                     self.torch._foreach_mul_(alike, self._on(alike[0]).to(alike[0].dtype))
         return leaves
+
+    def _has_hooks(self, leaf):
+        """Whether the script looks at this leaf's gradient during backward."""
+        if not leaf._backward_hooks and not leaf._post_accumulate_grad_hooks:
+            return False
+        # What ranks average is looked at afterwards: all of them must find the same not to be finite.
+        reducer = getattr(self.session.strategy, "reducer", None)
+        return reducer is None or not reducer.is_alone_at(leaf)
 
     def _is_hooked(self, leaf):
         known = self.hooked.get(id(leaf))
@@ -352,7 +360,10 @@ class Scaling:
         self._plain_register_hook = original
 
         def register_hook(tensor, hook):
-            if self.on and not tensor.is_leaf and self.torch._C._current_graph_task_id() == -1:
+            # FSDP's only tell it that backward has come there.
+            theirs = not (getattr(hook, "__module__", None) or "").startswith("torch.distributed.fsdp")
+            outside = self.torch._C._current_graph_task_id() == -1
+            if self.on and theirs and outside and not tensor.is_leaf:
                 self.knob.refuse("a hook of the script on a gradient inside would see it scaled")
             return original(tensor, hook)
 

@@ -7,18 +7,18 @@ each part waits in host memory.
 
 import sys
 
-from .. import checking, describe
+from .. import checking, describe, parts
 from ..ranks import group
 from .base import Knob
 
 SHARDED = ("fsdp", "fsdp_offload")
 _OLDEST_PYTHON = (3, 11)
-_STATUS = 125  # of a run that would go on with something else than what was tuned
+STATUS = 125  # of a run that would go on with something else than what was tuned
 
 
 class Strategy(Knob):
     name = "strategy"
-    layer = 0
+    layer = 15  # inside of `accumulation`: a micro-batch is shared out, and the ranks make as many of them
     per_root = True
 
     def __init__(self, session, wanted, way):
@@ -79,7 +79,7 @@ class Strategy(Knob):
         return None
 
     def apply(self, root, args, kwargs):
-        from ..ranks import reducer, sharding, sharing
+        from ..ranks import copies, mixing, reducer, sharding, sharing
 
         module, torch, place = root.module, self.torch, self.place
         try:
@@ -98,23 +98,39 @@ class Strategy(Knob):
             return
         for tensor in (*module.parameters(), *module.buffers()):
             torch.distributed.broadcast(tensor.detach(), 0)
+        others = copies.find(module) if self.wanted in SHARDED else []
+        if not self._same_everywhere(others):
+            self._disagree()
+            return
         self.root = root
         self.sharing = sharing.Sharing(root, rule, place, torch)
         if self.wanted in SHARDED:
             optimizers = list(self.session.roots.optimizers)
             offload = self.wanted == "fsdp_offload"
-            self.sharding = sharding.Sharding(module, optimizers, offload, device, torch)
+            self.sharding = sharding.Sharding(module, others, optimizers, offload, device, torch)
+            mixing.watch(self.stop, torch)
         else:
             trained = [p for p in module.parameters() if p.requires_grad]
             self.reducer = reducer.Reducer(trained, torch)
         self.session.part_of = self.sharing.part
+        self.session.strategy = self
+
+    def _same_everywhere(self, others):
+        """Whether all ranks have found the same copies of the model, in the same order."""
+        torch = self.torch
+        count = torch.tensor([float(len(others))])
+        return group.agree([count], torch) and all(
+            group.agree(list(one.parameters()), torch) for one in others
+        )
 
     # In the root's call
 
     def around(self, root, call, args, kwargs):
         from ..ranks import sharing
 
-        if root is not self.root or self.sharing is None or not self.torch.is_grad_enabled():
+        if root is not self.root or self.sharing is None:
+            return call(*args, **kwargs)
+        if not self.torch.is_grad_enabled() and not parts.computing_again():
             return call(*args, **kwargs)
         try:
             return self.sharing.call(call, args, kwargs)
@@ -137,7 +153,7 @@ class Strategy(Knob):
         from ..ranks import followers
 
         text = "stopped, since the strategy %s is not in force: %s" % (self.wanted, reason)
-        followers.stop(self.place, _STATUS, text)
+        followers.stop(self.place, STATUS, text)
 
     def undo(self):
         if self.reducer is not None:

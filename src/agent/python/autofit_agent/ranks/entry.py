@@ -12,6 +12,8 @@ def install(session):
     """Does nothing unless the plan's strategy is the agent's to carry out."""
     if session.settings.get("strategy") in ALONE or session.plan.ways.get("strategy") != "agent":
         return
+    if session.plan.script_ranks > 1:
+        return  # it distributes by itself (knobs/wrapped.py)
     place = layout.enter()
     if place is None:
         return

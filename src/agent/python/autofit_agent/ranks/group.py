@@ -2,7 +2,9 @@
 
 `Joined` and `Summed` are what autograd sees where the parts of a call are put together.  Their backward gives
 each rank the gradient of its own part, times the number of ranks: gradients of parameters are averaged over
-the ranks later on, and the sum of the parts' is wanted.
+the ranks later on, and the sum of the parts' is wanted.  Neither saves a tensor: where a part is computed
+again in backward, that begins with the first saved tensor, and all ranks must come to it at the same place,
+for they send in the same order.
 """
 
 import atexit
@@ -90,12 +92,13 @@ def make_functions(torch):
 
     class Summed(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, tensor, ranks):
-            ctx.ranks = ranks
-            return add(tensor, torch)
+        def forward(ctx, tensor, weight, ranks):
+            ctx.factor = weight * ranks
+            # A mean over no labels is not a number.
+            return add(tensor * weight if weight else torch.zeros_like(tensor), torch)
 
         @staticmethod
         def backward(ctx, gradient):
-            return gradient * ctx.ranks, None
+            return gradient * ctx.factor, None, None
 
     return Joined, Summed

@@ -47,6 +47,11 @@ class Reducer:
         if filled:
             yield _Bucket(filled)
 
+    def is_alone_at(self, parameter):
+        """Whether no other hook than the reducer's looks at this parameter's gradient."""
+        hooks = parameter._post_accumulate_grad_hooks
+        return id(parameter) in self._of and len(hooks) == 1 and not parameter._backward_hooks
+
     def remove(self):
         for handle in self._handles:
             handle.remove()

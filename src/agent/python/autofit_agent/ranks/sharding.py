@@ -3,61 +3,116 @@
 `fully_shard` puts new parameters into the modules.  What the script holds of the old ones is looked after:
 optimizers are given the new ones, and clipping functions translate a list that the script took earlier.
 What is saved is whole, as the plain script saves and loads it: every rank takes part in gathering it, since
-every rank runs the same script, and what is loaded is sharded again.
+every rank runs the same script, and what is loaded is sharded again.  Copies of the model are sharded too
+(`copies.py`).
 """
 
 import functools
 import weakref
 
 from .. import blocks, patches
+from . import copies
+from .written import Written
 
 _CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
 
 
 class Sharding:
-    """A root whose parameters are sharded."""
+    """A root whose parameters are sharded, and its copies."""
 
-    def __init__(self, module, optimizers, offload, device, torch):
+    shards_copies = True
+
+    def __init__(self, module, others, optimizers, offload, device, torch):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+
         self.torch = torch
-        # id of an old parameter -> (the old one, the new one); weak, for the old ones are what takes room.
+        self._mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+        self._policy = CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy()
+        # id of an old parameter -> (the old one, the new one); weak, for the old ones are what takes room and
+        # copies come and go.
         self._new = {}
-        before = dict(module.named_parameters(remove_duplicate=False))
-        self._shard(module, offload, device)
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            self._new[id(before[name])] = (weakref.ref(before[name]), parameter)
+        self._classes = set()  # those that FSDP has made
+        self._tops = weakref.WeakSet()
+        self._written = Written(self._write)
+        found = blocks.find_blocks(module, torch)
+        self.blocks = len(found.modules) if found is not None else 0
+        self._shard(module)
+        self._mine = list(module.parameters())
+        for other in others:
+            self._shard(other)
         for optimizer in optimizers:
             self._rewire(optimizer)
-        for inner in module.modules():
-            if inner._parameters:
-                # torch marks these hooks with an attribute, which a bound method cannot have.
-                inner.register_state_dict_post_hook(functools.partial(self._saved))
-                inner.register_load_state_dict_pre_hook(functools.partial(self._loading))
         for name in _CLIPPING:
             for owner in (torch.nn.utils.clip_grad, torch.nn.utils):
                 if hasattr(owner, name):
                     patches.replace(owner, name, self._make_clip)
 
-    def _shard(self, module, offload, device):
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    def _shard(self, module):
+        from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(device, (self.torch.distributed.get_world_size(),))
-        policy = CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy()
+        before = dict(module.named_parameters(remove_duplicate=False))
         repeated = blocks.find_blocks(module, self.torch)
-        self.blocks = len(repeated.modules) if repeated is not None else 0
-        for block in repeated.modules if repeated is not None else ():
-            fully_shard(block, mesh=mesh, offload_policy=policy)
-        fully_shard(module, mesh=mesh, offload_policy=policy)
+        for part in (*(repeated.modules if repeated is not None else ()), module):
+            fully_shard(part, mesh=self._mesh, offload_policy=self._policy)
+            if type(part) not in self._classes:
+                self._classes.add(type(part))
+                patches.replace(type(part), "__deepcopy__", self._make_deepcopy)
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            key = id(before[name])
+            gone = functools.partial(self._gone, key)
+            self._new[key] = (weakref.ref(before[name], gone), weakref.ref(parameter))
+        for inner in module.modules():
+            if inner._parameters:
+                # torch marks these hooks with an attribute, which a bound method cannot have.
+                inner.register_state_dict_post_hook(functools.partial(self._saved))
+                inner.register_load_state_dict_pre_hook(functools.partial(self._loading))
+        module.register_forward_pre_hook(self._before_call, prepend=True)
+        module.register_forward_hook(self._after_call)
+        self._tops.add(module)
+
+    # Copies
+
+    def _make_deepcopy(self, _original):
+        def __deepcopy__(module, memo):
+            made = self.plain(module, memo)
+            if module in self._tops and self.shards_copies:
+                self._shard(made)
+            return made
+
+        return __deepcopy__
+
+    def plain(self, module, memo):
+        """A copy that is not sharded."""
+        self._written.take()
+        for inner in module.modules():
+            if hasattr(inner, "unshard"):
+                inner.reshard()
+        return copies.plain(module, memo, self._classes, self._whole_parameter)
+
+    def _before_call(self, *_):
+        self._written.take()
+
+    def _after_call(self, module, _args, _output):
+        """Without gradients no backward follows, after which FSDP would take the parameters apart again."""
+        if not self.torch.is_grad_enabled() or not any(p.requires_grad for p in module.parameters()):
+            module.reshard()
 
     def counts(self):
         """(sharded parameters, all of them): the modules hold whole ones while they are put together."""
-        parameters = {id(new): new for _, new in self._new.values()}
-        return sum(hasattr(p, "full_tensor") for p in parameters.values()), len(parameters)
+        return sum(hasattr(p, "full_tensor") for p in self._mine), len(self._mine)
+
+    def parameters(self):
+        """The root's sharded parameters, each once."""
+        return self._mine
 
     def new(self, parameter):
         """The parameter that stands for this one now."""
         found = self._new.get(id(parameter))
-        return found[1] if found is not None and found[0]() is parameter else parameter
+        return found[1]() if found is not None and found[0]() is parameter else parameter
+
+    def _gone(self, key, _reference):
+        self._new.pop(key, None)
 
     # Optimizers
 
@@ -68,6 +123,10 @@ class Sharding:
             new = self.new(old)
             if new is not old:
                 optimizer.state[new] = self._like(optimizer.state.pop(old), new)
+        self.adopt(optimizer)
+
+    def adopt(self, optimizer):
+        """What this optimizer of sharded parameters saves is whole, and what it loads is sharded."""
         optimizer.register_state_dict_post_hook(self._optimizer_saved)
         optimizer.register_load_state_dict_pre_hook(self._optimizer_loading)
 
@@ -81,9 +140,9 @@ class Sharding:
             for name, value in state.items()
         }
 
-    def _optimizer_saved(self, _optimizer, saved):
+    def _optimizer_saved(self, optimizer, saved):
         state = {
-            index: {name: whole(value) for name, value in values.items()}
+            index: {name: self._whole_state(optimizer, index, name, value) for name, value in values.items()}
             for index, values in saved["state"].items()
         }
         return {**saved, "state": state}
@@ -99,10 +158,22 @@ class Sharding:
 
     # Modules
 
+    def _whole_parameter(self, parameter):
+        return whole(parameter.detach())
+
+    def _whole_state(self, _optimizer, _index, _name, value):
+        return whole(value)
+
     def _saved(self, module, saved, prefix, _metadata):
-        for name in module._parameters:
-            if prefix + name in saved:
-                saved[prefix + name] = whole(saved[prefix + name])
+        self._written.take()
+        for name, parameter in module._parameters.items():
+            value = saved.get(prefix + name)
+            if hasattr(value, "full_tensor"):
+                saved[prefix + name] = self._whole_parameter(parameter)
+                self._written.watch(saved[prefix + name], parameter)
+
+    def _write(self, parameter, value):
+        parameter.detach().to_local().copy_(self._sharded(value, parameter).to_local())
 
     def _loading(self, module, loaded, prefix, *_):
         for name, parameter in module._parameters.items():

@@ -6,16 +6,16 @@ looks at it.  A batch that cannot be shared out (fewer samples than ranks, argum
 computed whole by every rank, which is right, if slow.
 
 Random numbers: the script's own stream is the same in all ranks and must stay so, whatever the call draws.
-So the stream is given back after the call; a model that draws is given another stream in each rank and call.
+So the stream is given back after the call; a model that draws is given another stream in each rank and call,
+whose seed comes from the script's, so that a call which is computed again draws what it drew before.
 """
 
-from .. import describe, late, splitting, tree
+from .. import describe, late, parts, splitting, tree
 from . import group
 
 # Arguments are compared among the ranks in the first calls, and then now and then: it waits for the device.
 FIRST = 3
 EVERY = 64
-_STRIDE = 1_000_003  # between the seeds of two calls; more ranks than that nobody has
 
 
 class Disagree(Exception):
@@ -34,7 +34,6 @@ class Sharing:
         self.whole = 0
         self._calls = 0
         self._draws = describe.has_dropout(root.module, torch)
-        self._seed = torch.initial_seed()
         self._joined, self._summed = group.make_functions(torch)
         self._late = late.make_tensor_class(torch)
 
@@ -84,7 +83,8 @@ class Sharing:
         rule, torch = self.rule, self.torch
         weights = {path: rule.weights(rule.outputs[path], cut, sizes) for path in rule.scalars()}
         rank = self.place.rank
-        has_loss = any(
+        # What is computed again is wanted now.
+        has_loss = not parts.computing_again() and any(
             path in weights and describe.is_loss(leaf, torch) for path, leaf in tree.leaves(output)
         )
 
@@ -105,9 +105,7 @@ class Sharing:
         torch = self.torch
         if not leaf.is_floating_point():
             return group.add(leaf, torch)
-        # A mean over no labels is not a number.
-        part = leaf * weight if weight else torch.zeros_like(leaf) + 0.0 * torch.nan_to_num(leaf)
-        return self._summed.apply(part, self.place.world_size)
+        return self._summed.apply(leaf, weight, self.place.world_size)
 
     def gathered(self, leaf, sizes):
         """An output of the whole batch."""
@@ -119,12 +117,15 @@ class Sharing:
 
     def _drawing(self, call, args, kwargs):
         torch = self.torch
-        before = _states(torch)
         if self._draws:
-            torch.manual_seed((self._seed + self._calls * _STRIDE + self.place.rank) % (1 << 63))
-            output = call(*args, **kwargs)
-            _restore(before, torch)
-            return output
+            seed = int(torch.randint(1 << 62, (1,)))
+            before = _states(torch)
+            torch.manual_seed(seed + self.place.rank)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                _restore(before, torch)
+        before = _states(torch)
         output = call(*args, **kwargs)
         if any(not torch.equal(a, b) for a, b in zip(before, _states(torch))):
             self._draws = True

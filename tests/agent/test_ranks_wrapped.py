@@ -1,0 +1,156 @@
+"""A script with DistributedDataParallel whose model is sharded: the same training, or the true reason."""
+
+import json
+import os
+import subprocess
+import unittest
+
+from support import AGENT, PYTHON, TIMEOUT, AgentTest
+from test_ranks import HERE, NEEDED, TWO
+
+MOST = {"losses": 5e-6, "norms": 1e-5}
+SAVED = 2e-4  # of parameters after steps of 0.01 whose gradients differ by rounding
+
+
+@NEEDED
+class Equality(unittest.TestCase):
+    """All cases of ranks_wrapped_worker.py."""
+
+    def test_two_ranks(self):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
+        env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
+        command = [PYTHON, os.path.join(HERE, "ranks_wrapped_worker.py"), "2"]
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False
+        )
+        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        lines = json.loads(done.stdout)
+        self.assertEqual(len(lines), 2 * 9)
+        for line in lines:
+            with self.subTest(**{k: line[k] for k in ("case", "strategy", "rank")}):
+                self.check(line)
+
+    def check(self, line):
+        self.assertEqual(line["faults"], [])
+        self.assertEqual(line["report"]["effective"], line["strategy"], line["report"])
+        self.assertGreaterEqual(line["count"], 8)
+        for figure, most in MOST.items():
+            self.assertLess(line[figure], most, figure)
+        # The first rank alone has saved and evaluated.
+        self.assertEqual(bool(line["saved"]), line["rank"] == 0)
+        for gap in line["saved"]:
+            self.assertLess(gap, SAVED)
+        self.assertTrue(line["whole"], "what is saved is sharded")
+        if line["strategy"] == "ddp":
+            self.assertIsNone(line["held"])
+        else:
+            self.assertLess(line["held"], 0.7 * line["of"])
+
+
+HEAD = """
+import os, sys, time
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+torch.manual_seed(0)
+model = DistributedDataParallel(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+
+def step():
+    x, y = torch.randn(4, 8), torch.randint(0, 3, (4,))
+    loss = nn.functional.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    return loss
+"""
+
+SAVES = """
+for i in range(4):
+    step()
+    optimizer.step()
+distributed.destroy_process_group()
+if rank == 0:
+    time.sleep(1)  # the other one has come to its end
+    with torch.no_grad():
+        print("loss", model.module(torch.ones(2, 8)).sum().item())
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "last.pt")
+    print("saved")
+"""
+
+BETWEEN = """
+for i in range(300):
+    step()
+    if i == 2 and rank == 0:
+        time.sleep(1)
+        torch.save(model.state_dict(), "last.pt")
+    optimizer.step()
+"""
+
+AROUND = """
+step()
+optimizer.step()
+model.module(torch.ones(2, 8)).sum().backward()
+"""
+
+MIXED = """
+shadow = {name: torch.zeros(p.shape) for name, p in model.named_parameters()}
+for i in range(300):
+    step()
+    optimizer.step()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            shadow[name].mul_(0.9).add_(p, alpha=0.1)
+"""
+
+
+@NEEDED
+class Launches(AgentTest):
+    """The whole agent, in a script that torchrun starts."""
+
+    def launch_two(self, script, **changes):
+        path = self.write("train.py", script)
+        settings = {"settings": {"strategy": "fsdp"}, "ways": {"strategy": "agent"}, "script_ranks": 2}
+        return self.launch([PYTHON, *TWO, path], **{**settings, **changes})
+
+    def test_one_rank_saves_when_the_other_has_ended(self):
+        result = self.launch_two(HEAD + SAVES, mode="run", required=["strategy"], seed=None)
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertIn("saved", result.out)
+        script = HEAD + "c = torch.load('last.pt'); model.load_state_dict(c['model'])\n"
+        script += "optimizer.load_state_dict(c['optimizer']); step(); optimizer.step(); print('on')\n"
+        path = self.write("again.py", script)
+        plain = [PYTHON, *TWO, path]
+        done = subprocess.run(
+            plain, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT, check=True
+        )
+        self.assertEqual(done.stdout.count("on"), 2, done.stderr)
+
+    def refused(self, script, words):
+        self.new_trial(words.split()[0])
+        # Where gradients are compared the ranks meet before the update.
+        result = self.launch_two(HEAD + script, parity_steps=0)
+        ends = {e["reason"] for e in result.all("end")}
+        self.assertIn("refused", ends, result.describe())
+        reasons = [e["reason"] or "" for e in result.all("knob")]
+        self.assertTrue(any(words in reason for reason in reasons), result.describe())
+
+    def test_refused_with_the_reason(self):
+        self.refused(BETWEEN, "a rank saves or evaluates by itself")
+        self.refused(AROUND, "Sequential is called with gradients on, and not through its wrapper")
+        self.refused(MIXED, "computes with a sharded parameter and a whole tensor of its own (train.py:")
+
+    def test_what_the_wrapper_is_asked_for_beside_is_left_to_it(self):
+        asked = HEAD.replace("nn.Linear(32, 3)))", "nn.Linear(32, 3)), find_unused_parameters=True)")
+        result = self.launch_two(asked + "for i in range(300):\n    step()\n    optimizer.step()\n")
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertEqual(result.all("fault"), [])
+        self.assertEqual({e["effective"] for e in result.all("knob")}, {None})
+        self.assertIn("unused parameters", result.last("knob")["reason"])
+        self.assertEqual([e["reason"] for e in result.all("end")], ["measured", "measured"])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::support::{Project, alone};
+use crate::support::Project;
 
 /// A job is looked for this often.
 const LOOK: Duration = Duration::from_millis(200);
@@ -11,7 +11,7 @@ const LOOK: Duration = Duration::from_millis(200);
 #[test]
 #[ignore = "takes minutes and needs SLURM; CI runs it"]
 fn a_trial_that_lost_its_place_or_its_node_is_launched_again_and_one_at_its_time_limit_is_over() {
-    let _turn = alone();
+    // It only waits, so that it needs no turn of its own.
     let cluster = Cluster::start();
     let project = Project::new().file("waits.py", "import time\ntime.sleep(600)\n");
     let line = "try --executor slurm --device cpu --json --slurm --nodelist=n1 -- python waits.py";

@@ -282,3 +282,99 @@ fn is_mark(name: &str) -> bool {
 fn hostname() -> String {
     nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |n| n.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::post::lay_out;
+    use super::*;
+    use crate::model::event::Record;
+
+    struct Two {
+        _shared: tempfile::TempDir,
+        own: [tempfile::TempDir; 2],
+        leader: Team,
+        follower: Team,
+    }
+
+    async fn meet() -> Two {
+        let dir = || tempfile::tempdir().unwrap();
+        let (shared, own) = (dir(), [dir(), dir()]);
+        lay_out(shared.path(), 2).unwrap();
+        let seat = |me| Seat { me, of: 2, dir: shared.path().to_owned() };
+        let (first, second) = (seat(0), seat(1));
+        let (leader, follower) = tokio::join!(
+            Team::meet(&first, own[0].path(), "one".to_owned(), || false),
+            Team::meet(&second, own[1].path(), "two".to_owned(), || false),
+        );
+        Two { _shared: shared, own, leader: leader.unwrap(), follower: follower.unwrap() }
+    }
+
+    fn part(end: ProcessEnd) -> Part {
+        Part::new(end, None, None)
+    }
+
+    fn beat(rank: u32) -> (u32, Event) {
+        (rank, Event { v: 1, at: 1.0, pid: 7, record: Record::Heartbeat { step: 3, place: None, cpu: None } })
+    }
+
+    #[tokio::test]
+    async fn all_start_one_trial_and_the_leader_hears_every_rank() {
+        let Two { mut leader, mut follower, own, _shared } = meet().await;
+        assert_eq!((leader.nonce(), follower.nonce()), ("one", "one"));
+        let command = ["torchrun", "--nproc-per-node", "2", "train.py"].map(str::to_owned);
+        let [first, second] = [&leader, &follower].map(|team| team.command(&command).unwrap());
+        assert!(first.contains(&"--rdzv-conf=is_host=true".to_owned()), "{first:?}");
+        assert!(second.contains(&"--rdzv-conf=is_host=false".to_owned()), "{second:?}");
+        assert_eq!(
+            first.iter().find(|w| w.contains("endpoint")),
+            second.iter().find(|w| w.contains("endpoint"))
+        );
+
+        assert!(follower.exchange(&[beat(2)]).is_empty());
+        assert_eq!(leader.exchange(&[beat(0)]), [beat(2)]);
+        assert!(follower.exchange(&[]).is_empty(), "it has no use for the leader's");
+
+        // Rank 0 need not be the leader's.
+        std::fs::write(own[1].path().join("stop_at_step"), "41 measured").unwrap();
+        follower.exchange(&[]);
+        leader.exchange(&[]);
+        assert_eq!(std::fs::read_to_string(own[0].path().join("stop_at_step")).unwrap(), "41 measured");
+
+        follower.report(part(ProcessEnd::Exited { code: 0 }));
+        let parts = leader.gather(part(ProcessEnd::Exited { code: 0 }), |_, _| (), || false).await;
+        assert_eq!(parts.end(), &ProcessEnd::Exited { code: 0 });
+        assert_eq!(parts.figures().len(), 2);
+        assert_eq!(parts.hosts().keys().copied().collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_the_leader_ends_is_ended_everywhere() {
+        let Two { mut leader, mut follower, _shared, own: _own } = meet().await;
+        let follows = async {
+            let why = loop {
+                follower.exchange(&[]);
+                match follower.wants_end() {
+                    Some(why) => break why,
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            };
+            follower.report(part(why));
+        };
+        let (parts, ()) = tokio::join!(leader.gather(part(ProcessEnd::Hung), |_, _| (), || false), follows);
+        assert_eq!(parts.end(), &ProcessEnd::Hung);
+        assert!(parts.lost().is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_folder_and_an_end_before_the_meeting_are_named() {
+        let shared = tempfile::tempdir().unwrap();
+        lay_out(shared.path(), 2).unwrap();
+        let seat = Seat { me: 0, of: 2, dir: shared.path().to_owned() };
+        let stopped = Team::meet(&seat, shared.path(), "one".to_owned(), || true).await;
+        assert!(stopped.unwrap_err().to_string().contains("stopped before"));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let seat = Seat { dir: elsewhere.path().to_owned(), ..seat };
+        let other = Team::meet(&seat, shared.path(), "one".to_owned(), || false).await;
+        assert!(other.unwrap_err().to_string().contains("is not the folder"));
+    }
+}

@@ -68,6 +68,10 @@ fn a_rank_that_fails_on_one_host_ends_the_trial_on_both() {
         let running = cluster.autofit(&project).line(&line).start();
         (project, running)
     };
+    let line = "plan --executor slurm --slurm --nodes=2 -- torchrun ranks.py slow";
+    let planned = cluster.autofit(&project()).line(line).finish().expect(0);
+    planned.prints("sbatch --ntasks-per-node=1 --nodes=2 --ntasks=2").prints("SLURM says: Job ");
+    cluster.has_no_job();
     // Two at a time on two cores, the longest first: most of what they do is to wait.
     let all = [("stalls", "timeout", 4), ("catches", "oom", 3), ("killed", "failed", 4)];
     let launched = all.map(|(how, verdict, status)| (how, verdict, status, launch(how)));

@@ -48,6 +48,8 @@ fn a_search_in_an_allocation_of_two_hosts_and_what_it_emits_run_on_both() {
     let all = trial["measured"]["samples_per_second"]["value"].as_f64().unwrap();
     assert!((all / rates - 1.0).abs() < 0.2, "{trial:#}");
     assert!(said.contains("rank 1 on n2"), "{said}");
+    let next = result["next"][0].as_str().unwrap();
+    assert!(next.contains("emit --form sbatch -- torchrun") && next.ends_with(" >train.sbatch"), "{next}");
 
     let line = "emit --form sbatch --slurm --time=10 -- srun torchrun --nproc-per-node 1 meet.py";
     let script = cluster.autofit(&project).line(line).finish().expect(0).stdout;

@@ -12,6 +12,7 @@
 //!                 -> trial                      configuration -> observation
 //!                      -> agent, sandbox, process, watch      the world
 //!                      -> slurm                               the same in a job, on another machine
+//!                      -> nodes                               one trial on several machines together
 //!                      -> inspect, verdict (pure)             records -> meaning
 //!                 -> report, emit               observations -> people, files
 //! doctor                                        the machine, before anything runs (facts -> findings, pure)

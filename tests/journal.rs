@@ -64,6 +64,7 @@ fn observation(trial: u32) -> Observation {
         tail: vec!["\u{1b}[31mline \"with\" everything\n\0".into()],
         inspection: None,
         ranks: Vec::new(),
+        nodes: Vec::new(),
         windows: Vec::new(),
         taken_norms: vec![],
         after: None,

@@ -46,6 +46,7 @@ impl Place {
                 serves: false,
                 quiet: false,
                 profile: false,
+                several_machines: false,
                 seed: None,
                 required: vec![],
                 training_loader: None,
@@ -58,6 +59,7 @@ impl Place {
             fingerprint: Fingerprint::default(),
             confirmed: ConfirmedFigures::default(),
             slurm: Vec::new(),
+            nodes: None,
         };
         let dir = tempfile::tempdir().unwrap();
         let text = env::render(&document, &env::Head::default()).unwrap();

@@ -11,7 +11,7 @@ mod reader;
 
 pub use files::{AgentFiles, decode_config, encode_config};
 pub use persistent::NoPlace;
-pub use reader::EventReader;
+pub use reader::{EventReader, Tail};
 
 /// `trial`, `run` or `watch`; without it the agent is inert.
 pub const MODE_VARIABLE: &str = "AUTOFIT_MODE";

@@ -18,9 +18,9 @@ pub struct EventReader {
     broken: u64,
 }
 
-/// One file, read so far.
+/// A file of lines that grows, read so far.
 #[derive(Debug, Default)]
-struct Tail {
+pub struct Tail {
     offset: u64,
     partial: Vec<u8>,
 }
@@ -40,9 +40,7 @@ impl EventReader {
         let mut events = Vec::new();
         for (rank, tail) in &mut self.files {
             let path = self.dir.join(format!("events.{rank}.jsonl"));
-            tail.fill(&path);
-            while let Some(end) = tail.partial.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = tail.partial.drain(..=end).collect();
+            for line in tail.lines(&path) {
                 match parse(&line) {
                     Parsed::Event(event) => events.push((*rank, *event)),
                     Parsed::Unknown => {}
@@ -66,6 +64,14 @@ impl EventReader {
 }
 
 impl Tail {
+    /// The lines that came to their end since the last call.
+    pub fn lines(&mut self, path: &Path) -> Vec<Vec<u8>> {
+        self.fill(path);
+        let Some(end) = self.partial.iter().rposition(|b| *b == b'\n') else { return Vec::new() };
+        let whole: Vec<u8> = self.partial.drain(..=end).collect();
+        whole.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect()
+    }
+
     fn fill(&mut self, path: &Path) {
         let Ok(mut file) = File::open(path) else { return };
         if file.seek(SeekFrom::Start(self.offset)).is_err() {

@@ -244,9 +244,9 @@ pub(super) struct EmitArgs {
     /// The file that tuning wrote
     #[arg(long, value_name = "FILE", default_value = "autofit.env")]
     pub(super) env: PathBuf,
-    /// Nodes; with several the command must be torchrun
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) nodes: u32,
+    /// Nodes; with several the command must be torchrun [default: as trials had]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) nodes: Option<u32>,
     /// Options of sbatch, in one word, after those that trials had: "--time=24:00:00"
     #[arg(long, value_name = "OPTIONS", value_parser = parse_words, allow_hyphen_values = true)]
     pub(super) slurm: Option<Words>,

@@ -7,17 +7,18 @@ use tokio::sync::watch;
 
 use super::bench::Tell;
 use super::signals::Signals;
-use super::workplace::{Workplace, current_dir, override_recipe};
-use super::{Job, Verbosity, finish, terminal};
+use super::workplace::{Workplace, command, current_dir, override_recipe};
+use super::{Job, Verbosity, finish, nodes, terminal};
 use crate::exit::{self, Exit};
 use crate::model::Observation;
 use crate::process::machine_limit;
 use crate::recipe::{self, Executor, Recipe, Slurm};
 use crate::report::machine::Machine;
+use crate::report::plan::Jobs;
 use crate::report::result::Isolation;
 use crate::report::words;
 use crate::trial::local::Stop;
-use crate::trial::slurm::client::Client;
+use crate::trial::slurm::client::{self, Client};
 use crate::trial::slurm::folder::Folder;
 use crate::trial::slurm::order::{Order, Task};
 use crate::trial::slurm::{Site, SlurmExecutor, ask_node};
@@ -71,16 +72,50 @@ pub struct Looked {
     pub isolation: Isolation,
 }
 
+impl Wanted {
+    /// What would be submitted, and when SLURM would start it; nothing is submitted.
+    ///
+    /// # Errors
+    /// [`Exit`] with SLURM's words where it would refuse, with status 6.
+    pub fn plan(&self) -> anyhow::Result<Jobs> {
+        let client = Client::new("", self.slurm.words(), &current_dir()?);
+        let inside = client::allocation().is_some();
+        let expected = match inside {
+            true => None,
+            false => Some(client.would_start(self.nodes).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?),
+        };
+        let places = places(&self.slurm, self.nodes);
+        Ok(Jobs { options: client.asks(self.nodes), nodes: self.nodes, places, inside, expected })
+    }
+
+    /// Whether jobs ask for a GPU.
+    pub fn gpus(&self) -> bool {
+        let asks = |word: &String| word.starts_with("--gpu") || word.starts_with("-G");
+        let generic = |word: &String| word.starts_with("--gres") && word.contains("gpu");
+        self.slurm.words().iter().any(|word| asks(word) || generic(word))
+    }
+}
+
 /// What launches jobs, while this lives.
 pub struct Cluster {
     /// A node, for reports.
     pub host: Machine,
     /// How the user's files are kept there.
     pub isolation: Isolation,
+    /// Nodes of each trial.
+    pub nodes: u32,
     client: Client,
     folder: Folder,
     arguments: Vec<String>,
-    jobs: Option<u32>,
+    places: usize,
+}
+
+/// What the user wants of SLURM.
+pub struct Wanted {
+    /// Asked for with each job.
+    slurm: Slurm,
+    /// Nodes of each trial.
+    nodes: u32,
 }
 
 impl Cluster {
@@ -88,7 +123,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Exit`] with status 2 for options that are of no use without it.
-    pub fn wanted(job: &Job, recipe: Option<Recipe>) -> anyhow::Result<Option<Slurm>> {
+    pub fn wanted(job: &Job, recipe: Option<Recipe>) -> anyhow::Result<Option<Wanted>> {
         let mut recipe = match recipe {
             Some(recipe) => recipe,
             // Which of them it is does not matter for where trials run.
@@ -96,7 +131,9 @@ impl Cluster {
         };
         override_recipe(&mut recipe, job);
         if recipe.executor == Executor::Slurm {
-            return Ok(Some(recipe.slurm));
+            let (command, _) = command(job, &recipe, &current_dir()?)?;
+            let nodes = nodes::of_trial(&recipe.slurm, &command, allocated())?;
+            return Ok(Some(Wanted { slurm: recipe.slurm, nodes }));
         }
         if job.jobs.is_some() || !job.slurm.is_empty() {
             let message = "--jobs and --slurm are about jobs of SLURM: they need --executor slurm";
@@ -109,7 +146,8 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Exit`] with SLURM's words where it refuses, with status 6.
-    pub async fn open(job: &Job, slurm: &Slurm) -> anyhow::Result<(Self, Ground)> {
+    pub async fn open(job: &Job, wanted: &Wanted) -> anyhow::Result<(Self, Ground)> {
+        let Wanted { slurm, nodes } = wanted;
         let cwd = current_dir()?;
         let out = job.out.as_ref().map_or_else(|| cwd.clone(), |o| cwd.join(o));
         let say = move |text: &str, verbosity| {
@@ -134,7 +172,8 @@ impl Cluster {
         let Looked { ground, isolation } = looked;
         let host = ground.host.clone();
         let arguments = job.invocation.clone();
-        Ok((Self { host, isolation, client, folder, arguments, jobs: slurm.jobs }, ground))
+        let places = places(slurm, *nodes);
+        Ok((Self { host, isolation, nodes: *nodes, client, folder, arguments, places }, ground))
     }
 
     /// Launches trials.
@@ -152,17 +191,22 @@ impl Cluster {
             device: place.device,
             cap: place.cap.clone(),
             folder: self.folder.path().to_owned(),
-            places: self.places(),
+            places: self.places,
+            nodes: self.nodes,
         };
         SlurmExecutor::new(site, self.client.clone(), history, stop, budget_left, tell)
     }
+}
 
-    /// Trials at a time.
-    fn places(&self) -> usize {
-        let nodes = || std::env::var("SLURM_JOB_NUM_NODES").ok()?.parse().ok();
-        let inside = || self.client.allocation().and_then(|_| nodes());
-        self.jobs.or_else(inside).unwrap_or(1).max(1) as usize
-    }
+/// Trials at a time, if each runs on so many nodes.
+fn places(slurm: &Slurm, nodes: u32) -> usize {
+    let inside = || Some(allocated()? / nodes);
+    slurm.jobs.or_else(inside).unwrap_or(1).max(1) as usize
+}
+
+/// Nodes of the allocation that this process runs in, if it runs in one.
+fn allocated() -> Option<u32> {
+    client::allocation().and_then(|_| std::env::var("SLURM_JOB_NUM_NODES").ok()?.parse().ok())
 }
 
 /// What a node says of itself.

@@ -16,8 +16,8 @@ use crate::exit::{self, Exit};
 pub struct EmitRequest {
     /// The file that tuning wrote.
     pub env: PathBuf,
-    /// Nodes.
-    pub nodes: u32,
+    /// Nodes; `None`: as many as trials had.
+    pub nodes: Option<u32>,
     /// Options of `sbatch`.
     pub slurm: Vec<String>,
     /// The command.
@@ -40,7 +40,7 @@ pub fn run(request: &EmitRequest) -> anyhow::Result<i32> {
         env: &cwd.join(&request.env),
         cwd: &cwd,
         command: &command,
-        nodes: request.nodes,
+        nodes: request.nodes.or(file.document.nodes).unwrap_or(1),
         options: &request.slurm,
     };
     terminal::print(&script.render().map_err(|e| Exit::new(exit::USAGE, e.to_string()))?);

@@ -23,6 +23,7 @@ use crate::report::style::{Stream, Style};
 use crate::report::{TuneResult, table, words};
 use crate::sandbox::SandboxPlan;
 use crate::search::{self, Expected, Outcome, OutcomeEnd};
+use crate::trial::Launches;
 use crate::trial::any::AnyExecutor;
 use crate::trial::prepare::for_production;
 
@@ -267,6 +268,7 @@ fn document<P: FnMut(Progress)>(
             settings: Configuration(effective.collect()),
         },
         slurm: place.cluster.as_ref().map(|_| place.recipe.slurm.words()).unwrap_or_default(),
+        nodes: place.cluster.as_ref().map(|cluster| cluster.nodes).filter(|nodes| *nodes > 1),
     }
 }
 

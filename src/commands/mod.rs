@@ -11,6 +11,7 @@ mod finish;
 pub mod inspect;
 pub mod lookup;
 pub mod node;
+pub mod nodes;
 pub mod plan;
 pub mod profile;
 pub mod recipe;

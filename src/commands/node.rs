@@ -1,4 +1,5 @@
-//! `autofit __node ORDER`, hidden: what a job of SLURM consists of.  It runs one trial as it would be run without SLURM.
+//! `autofit __node ORDER`, hidden: what a job of SLURM consists of.  It runs one trial as it would be run without SLURM,
+//! or on each of several nodes its part of one.
 
 use std::path::Path;
 
@@ -9,8 +10,9 @@ use super::workplace::Workplace;
 use super::{Job, Request, cluster};
 use crate::cli;
 use crate::exit;
-use crate::trial::Executor;
+use crate::trial::nodes::Seat;
 use crate::trial::slurm::order::{Order, Task, TrialOrder, answer, files};
+use crate::trial::{Executor, Launches};
 
 /// Does what the order says, and writes the answer beside it; the program's exit status.
 ///
@@ -28,9 +30,16 @@ pub async fn run(path: &Path) -> anyhow::Result<i32> {
 }
 
 async fn measure(job: &Job, order: TrialOrder, dir: &Path) -> anyhow::Result<()> {
-    let TrialOrder { number, spec, device, cap, profile, history } = order;
-    let place = Workplace { device, cap, ..Workplace::here(job)? };
+    let TrialOrder { number, spec, device, cap, profile, nodes, history } = order;
+    let seat = if nodes > 1 { Some(seat(nodes, dir)?) } else { None };
+    let leads = seat.as_ref().is_none_or(Seat::leads);
+    let place = Workplace { device, cap, seat, ..Workplace::here(job)? };
     let mut bench = Bench::open(&place, job, &history)?;
+    if !leads {
+        bench.executor.follow(number, &spec).await?;
+        bench.finish_reporting();
+        return Ok(());
+    }
     if profile {
         bench.executor.profile();
     }
@@ -40,6 +49,13 @@ async fn measure(job: &Job, order: TrialOrder, dir: &Path) -> anyhow::Result<()>
     }
     bench.finish_reporting();
     answer(dir, &observation)
+}
+
+/// This node's place in its job.
+fn seat(of: u32, dir: &Path) -> anyhow::Result<Seat> {
+    let me = std::env::var("SLURM_NODEID").ok().and_then(|id| id.parse().ok());
+    let me = me.context("SLURM does not say which of the job's nodes this is")?;
+    Ok(Seat { me, of, dir: dir.to_owned() })
 }
 
 /// What the launcher was asked for.

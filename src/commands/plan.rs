@@ -1,11 +1,12 @@
 //! `autofit plan -- COMMAND`: what would be launched, and launch nothing.
 
-use super::workplace::Workplace;
+use super::cluster::Cluster;
+use super::workplace::{Workplace, load_recipe};
 use super::{Job, finish, terminal};
 use crate::exit;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Knob, Purpose, TrialSpec, Value};
-use crate::recipe::{Executor, Rung};
+use crate::recipe::Rung;
 use crate::report::plan::{Disk, PlanText, render};
 use crate::report::result::Skipped;
 use crate::report::style::{Stream, Style};
@@ -17,13 +18,20 @@ use crate::trial::schedule::schedule;
 /// # Errors
 /// [`exit::Exit`] for what the user can mend.
 pub fn run(job: &Job) -> anyhow::Result<i32> {
-    let place = here(job)?;
+    // Nothing may be launched: of nodes only is known what is asked for.
+    let wanted = Cluster::wanted(job, load_recipe(job.recipe.as_deref())?)?;
+    let place = match &wanted {
+        None => Workplace::here(job)?,
+        Some(wanted) => Workplace::unseen(job, wanted.gpus())?,
+    };
+    let local = wanted.is_none();
+    let isolation = if local { Some(finish::isolation(&Workplace::sandbox(job)?)) } else { None };
     let (ladder, skipped) = ladder(&place);
     let baseline = Configuration::baseline();
     let text = PlanText {
         command: place.command.clone(),
         invocation: job.invocation.iter().filter(|a| *a != "plan").cloned().collect(),
-        cap: place.cap.clone(),
+        cap: Some(place.cap.clone()).filter(|_| local || place.recipe.memory_cap.is_some()),
         numerics: place.recipe.policy.numerics,
         ladder,
         skipped,
@@ -31,26 +39,13 @@ pub fn run(job: &Job) -> anyhow::Result<i32> {
         trial_seconds: schedule(Purpose::Climb, place.device, &baseline).max_seconds,
         budget: place.recipe.limits.budget,
         trial_timeout: place.recipe.limits.trial_timeout,
-        isolation: finish::isolation(&Workplace::sandbox(job)?),
-        disk: disk(),
+        isolation,
+        disk: disk().filter(|_| local),
+        jobs: wanted.map(|wanted| wanted.plan()).transpose()?,
         writes: ["autofit.env", ".autofit/"].map(|n| finish::shown(&place.out.join(n), &place)).to_vec(),
     };
     terminal::print(&render(&text, Style::of(Stream::Stdout)));
     Ok(exit::TUNED)
-}
-
-/// Nothing may be launched, so only this machine can be looked at.
-fn here(job: &Job) -> anyhow::Result<Workplace> {
-    let place = Workplace::here(job)?;
-    if place.recipe.executor == Executor::Slurm {
-        let words = [vec!["srun".to_owned()], place.recipe.slurm.words()].concat();
-        let message = format!(
-            "what would be launched depends on the node; ask there: {} autofit plan --executor local ...",
-            shell_words::join(words)
-        );
-        return Err(exit::Exit::new(exit::USAGE, message).into());
-    }
-    Ok(place)
 }
 
 /// The baseline and the recipe's rungs, as far as they are known before the first launch.

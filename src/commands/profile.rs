@@ -17,7 +17,7 @@ use crate::model::profile::Profile;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, VERSION, Verdict};
 use crate::report::profile::{ProfileText, render};
 use crate::report::style::{Stream, Style};
-use crate::trial::Executor;
+use crate::trial::{Executor, Launches};
 
 /// What the agent writes beside its records, and what it is for.
 const FILES: [(&str, &str); 4] = [
@@ -55,6 +55,10 @@ struct Printed<'a> {
 pub async fn run(request: ProfileRequest) -> anyhow::Result<i32> {
     let ProfileRequest { settings, job } = request;
     let place = Workplace::open(&job).await?;
+    if place.cluster.as_ref().is_some_and(|cluster| cluster.nodes > 1) {
+        let message = "a profile is of one rank on one node; ask for it with --slurm --nodes=1";
+        return Err(Exit::new(exit::USAGE, message).into());
+    }
     let mut bench = Bench::open(&place, &job, &[])?;
     let mut trial = 1;
     if !settings.is_baseline() {

@@ -7,7 +7,7 @@ use super::{TryRequest, finish, terminal};
 use crate::exit::{self, Exit};
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
 use crate::report::result::Compared;
-use crate::trial::Executor;
+use crate::trial::{Executor, Launches};
 use crate::verdict::compare::compare;
 
 /// Measures; the program's exit status.

@@ -12,6 +12,7 @@ use crate::model::{NumericsClass, Observation, Progress, TrialSpec, Verdict};
 use crate::report::result::Status;
 use crate::sandbox::scratch;
 use crate::search::{self, Earlier, Next, Outcome, SearchPlan};
+use crate::trial::Launches;
 
 /// Tunes; the program's exit status.
 ///

@@ -16,12 +16,14 @@ use crate::journal::{SearchKey, hash_file};
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
+use crate::model::torchrun::without_srun;
 use crate::model::{NumericsClass, Observation};
 use crate::process::abilities;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, Executor, Recipe};
 use crate::sandbox::{self, Isolation, SandboxPlan};
 use crate::search::SearchPlan;
 use crate::trial::local::Site;
+use crate::trial::nodes::Seat;
 use crate::trial::schedule::SEED;
 use crate::watch::{Gpus, MachineFacts};
 
@@ -56,6 +58,8 @@ pub struct Workplace {
     pub visible: Vec<usize>,
     /// Where trials are jobs: what launches them.
     pub cluster: Option<Cluster>,
+    /// This machine's place, where several run each trial together.
+    pub seat: Option<Seat>,
 }
 
 impl Workplace {
@@ -66,8 +70,8 @@ impl Workplace {
     pub async fn open(job: &Job) -> anyhow::Result<Self> {
         match Cluster::wanted(job, load_recipe(job.recipe.as_deref())?)? {
             None => Self::here(job),
-            Some(slurm) => {
-                let (cluster, ground) = Cluster::open(job, &slurm).await?;
+            Some(wanted) => {
+                let (cluster, ground) = Cluster::open(job, &wanted).await?;
                 Ok(Self { cluster: Some(cluster), ..Self::on(job, ground, None)? })
             }
         }
@@ -83,6 +87,21 @@ impl Workplace {
         Self::on(job, ground, opened.ok().map(Arc::new))
     }
 
+    /// The same for nodes that nobody has looked at: nothing is known of their memory, and of their GPUs only whether
+    /// some are asked for.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn unseen(job: &Job, gpus: bool) -> anyhow::Result<Self> {
+        let mut ground = Ground::read(&Gpus::open());
+        let recipe = load_recipe(job.recipe.as_deref())?;
+        let named = job.device == DeviceChoice::Cuda || recipe.and_then(|r| r.device) == Some(Device::Cuda);
+        ground.machine.gpus.clear();
+        ground.visible = if gpus || named { vec![0] } else { Vec::new() };
+        ground.memory_limit = u64::MAX;
+        Self::on(job, ground, None)
+    }
+
     fn on(job: &Job, ground: Ground, gpus: Option<Arc<Gpus>>) -> anyhow::Result<Self> {
         let here = current_dir()?;
         let Ground { machine, visible, memory_limit, .. } = ground;
@@ -94,6 +113,10 @@ impl Workplace {
         };
         override_recipe(&mut recipe, job);
         let (mut command, cwd) = command(job, &recipe, &here)?;
+        if recipe.executor == Executor::Slurm {
+            // Each trial is started on its nodes by a job's own srun.
+            command = without_srun(&command).to_vec();
+        }
         let path = std::env::var("PATH").unwrap_or_default();
         if job.command.is_empty() {
             command = recipe_python::with_torch(command, job.yes)?;
@@ -101,7 +124,8 @@ impl Workplace {
         lookup::check(&command, &cwd, &path).map_err(|e| Exit::new(exit::USAGE, e.to_string()))?;
         let cap = cap(&recipe, device, &machine, memory_limit, &visible)?;
         let out = job.out.as_ref().map_or_else(|| here.clone(), |o| here.join(o));
-        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus, visible, cluster: None })
+        let (cluster, seat) = (None, None);
+        Ok(Self { recipe, command, cwd, out, device, cap, machine, gpus, visible, cluster, seat })
     }
 
     /// What makes this search this search.
@@ -128,8 +152,11 @@ impl Workplace {
             }
             Device::Cuda => self.uuids(),
         };
-        if self.cluster.is_some() {
+        if let Some(cluster) = &self.cluster {
             policy.insert("executor".to_owned(), "slurm".to_owned());
+            if cluster.nodes > 1 {
+                policy.insert("nodes".to_owned(), cluster.nodes.to_string());
+            }
         }
         SearchKey {
             argv: self.command.clone(),
@@ -177,6 +204,7 @@ impl Workplace {
             machine: self.inspect_facts(),
             gpus: self.gpus.clone(),
             visible: self.visible.clone(),
+            seat: self.seat.clone(),
         }
     }
 
@@ -212,7 +240,11 @@ fn alloc_conf() -> Option<String> {
     ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"].iter().find_map(|n| std::env::var(n).ok())
 }
 
-fn load_recipe(name: Option<&str>) -> anyhow::Result<Option<Recipe>> {
+/// The recipe of this name, or in this file.
+///
+/// # Errors
+/// There is none, or it is wrong.
+pub(super) fn load_recipe(name: Option<&str>) -> anyhow::Result<Option<Recipe>> {
     let Some(name) = name else { return Ok(None) };
     let path = Path::new(name);
     let wrong = |e: recipe::RecipeError| Exit::new(exit::USAGE, e.to_string());
@@ -266,7 +298,11 @@ pub(super) fn current_dir() -> anyhow::Result<PathBuf> {
     std::env::current_dir().context("the current directory cannot be read")
 }
 
-fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, PathBuf), Exit> {
+/// The command, and where it runs.
+///
+/// # Errors
+/// There is none, or it cannot be written down.
+pub(super) fn command(job: &Job, recipe: &Recipe, here: &Path) -> Result<(Vec<String>, PathBuf), Exit> {
     if job.command.is_empty() {
         let Some(command) = recipe.command.clone() else {
             let message = format!(

@@ -27,6 +27,9 @@ pub struct RunDocument {
     /// What SLURM was asked for with each trial; empty where it was not asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slurm: Vec<String>,
+    /// Nodes that each trial ran on, where there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
 }
 
 /// What the confirm trial measured; production compares itself with it.
@@ -118,6 +121,7 @@ pub(crate) mod tests {
                 serves: false,
                 quiet: false,
                 profile: false,
+                several_machines: false,
                 seed: None,
                 required: vec![Knob::Amp],
                 training_loader: Some(0),
@@ -139,6 +143,7 @@ pub(crate) mod tests {
                 settings,
             },
             slurm: Vec::new(),
+            nodes: None,
         }
     }
 

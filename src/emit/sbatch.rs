@@ -7,22 +7,7 @@ use std::path::Path;
 use super::config::RunDocument;
 use crate::model::Knob;
 use crate::model::plan::Device;
-
-/// Where `torchrun` takes a rendezvous from, and what says that it starts on several nodes; ours takes their place.
-const RENDEZVOUS: [&str; 10] = [
-    "--nnodes",
-    "--rdzv-backend",
-    "--rdzv-endpoint",
-    "--rdzv-id",
-    "--rdzv-conf",
-    "--node-rank",
-    "--master-addr",
-    "--master-port",
-    "--local-addr",
-    "--standalone",
-];
-/// The last of them takes no value.
-const FLAG: &str = "--standalone";
+use crate::model::torchrun::Torchrun;
 
 /// Memory that a job is given on top of the confirmed peak, bytes: libraries (those of PyTorch alone are some 400 MiB in
 /// each process, torchrun's own included), which a scheduler counts with the rest.
@@ -60,7 +45,7 @@ impl JobScript<'_> {
     /// # Errors
     /// Several nodes, and a command that would do the same on each of them.
     pub fn render(&self) -> Result<String, NotTorchrun> {
-        let torchrun = self.torchrun();
+        let torchrun = Torchrun::find(self.command);
         if self.nodes > 1 && torchrun.is_none() {
             return Err(NotTorchrun(self.nodes));
         }
@@ -82,31 +67,21 @@ impl JobScript<'_> {
             None => {
                 let _ = writeln!(text, "srun {run} {}", shell_words::join(self.command));
             }
-            Some(at) => {
-                let (launcher, rest) = self.command.split_at(at);
+            Some(torchrun) => {
                 text.push_str(
                     "# All nodes meet at the first one, where this script runs, and not on a port that others use.\n\
                      meet=\"$(hostname):$((20000 + SLURM_JOB_ID % 20000))\"\n",
                 );
                 let _ = writeln!(
                     text,
-                    "srun {run} {} --nnodes=\"$SLURM_NNODES\" --rdzv-backend=c10d --rdzv-id=\"$SLURM_JOB_ID\" \
+                    "srun --cpu-bind=none {run} {} --nnodes=\"$SLURM_NNODES\" --rdzv-backend=c10d --rdzv-id=\"$SLURM_JOB_ID\" \
                      --rdzv-endpoint=\"$meet\" {}",
-                    shell_words::join(launcher),
-                    shell_words::join(without_rendezvous(rest))
+                    shell_words::join(torchrun.launcher()),
+                    shell_words::join(torchrun.without_rendezvous())
                 );
             }
         }
         Ok(text)
-    }
-
-    /// The length of `torchrun` at the head of the command.
-    fn torchrun(&self) -> Option<usize> {
-        let first = self.command.first()?.rsplit('/').next()?;
-        let module = first.starts_with("python")
-            && self.command.get(1).is_some_and(|w| w == "-m")
-            && self.command.get(2).is_some_and(|w| w == "torch.distributed.run");
-        if first == "torchrun" { Some(1) } else { module.then_some(3) }
     }
 
     fn directives(&self) -> Vec<String> {
@@ -145,34 +120,6 @@ impl JobScript<'_> {
 fn directive(option: &str) -> Cow<'_, str> {
     let plain = option.chars().all(|c| c.is_ascii_alphanumeric() || "-_=:,./+@%[]".contains(c));
     if plain { Cow::Borrowed(option) } else { shell_words::quote(option) }
-}
-
-/// torchrun's arguments without those that ours replace; what follows the script is the script's.
-fn without_rendezvous(words: &[String]) -> Vec<&str> {
-    let mut kept = Vec::new();
-    let mut words = words.iter().map(String::as_str);
-    while let Some(word) = words.next() {
-        if !word.starts_with('-') {
-            kept.push(word);
-            break;
-        }
-        let (name, value) = word.split_once('=').map_or((word, None), |(n, v)| (n, Some(v)));
-        let name = name.replace('_', "-");
-        if RENDEZVOUS.contains(&name.as_str()) {
-            if value.is_none() && name != FLAG {
-                words.next();
-            }
-            continue;
-        }
-        kept.push(word);
-        // An option's value is not the script.
-        if value.is_none() && name.starts_with("--") && !matches!(name.as_str(), "--no-python" | "--run-path")
-        {
-            kept.extend(words.next());
-        }
-    }
-    kept.extend(words);
-    kept
 }
 
 #[cfg(test)]
@@ -229,7 +176,7 @@ mod tests {
         set -euo pipefail
         # All nodes meet at the first one, where this script runs, and not on a port that others use.
         meet="$(hostname):$((20000 + SLURM_JOB_ID % 20000))"
-        srun /opt/autofit run --env '/home/me/my work/autofit.env' -- torchrun --nnodes="$SLURM_NNODES" --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$meet" --nproc-per-node 2 train.py --nnodes 3
+        srun --cpu-bind=none /opt/autofit run --env '/home/me/my work/autofit.env' -- torchrun --nnodes="$SLURM_NNODES" --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$meet" --nproc-per-node 2 train.py --nnodes 3
         "#);
     }
 

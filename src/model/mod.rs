@@ -20,6 +20,7 @@ pub mod policy;
 pub mod profile;
 pub mod progress;
 pub mod size;
+pub mod torchrun;
 pub mod trace;
 
 pub use configuration::Configuration;

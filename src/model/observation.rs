@@ -294,6 +294,9 @@ pub struct Observation {
     /// Figures by rank, when there are several: `samples/s`, peaks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankFigures>,
+    /// Figures by machine, when there are several; `peaks` has the worst of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeFigures>,
     /// What a sweep has shown, in the order in which it was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
@@ -344,11 +347,23 @@ pub struct Ratio {
     pub interval: (f64, f64),
 }
 
+/// One machine's share of a trial that ran on several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFigures {
+    /// Its name.
+    pub host: String,
+    /// Highest host memory of the trial's processes there, bytes.
+    pub peak_host: Option<u64>,
+}
+
 /// One rank's share.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankFigures {
     /// Which.
     pub rank: u32,
+    /// Its machine, when there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Its own samples per second.
     #[serde(with = "number")]
     pub samples_per_second: f64,

@@ -142,6 +142,9 @@ pub struct AgentPlan {
     /// Once enough is measured, one more step is profiled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub profile: bool,
+    /// Ranks run on several machines: those on another one hear of a common end a while later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub several_machines: bool,
     /// Seed `random`, NumPy and torch with this before the script's first line; production leaves it `None`.
     pub seed: Option<u64>,
     /// Index (order of construction) of the DataLoader that training draws from, once an inspection knows it.

@@ -25,6 +25,8 @@ pub struct Slurm {
     pub gres: Option<String>,
     /// `--time`, seconds.
     pub time: Option<f64>,
+    /// `--nodes`: on how many each trial runs; `None`: as the command says.
+    pub nodes: Option<u32>,
     /// Any other options of `sbatch` and `srun`.
     pub args: Vec<String>,
     /// Jobs at a time, at most; `None`: one, or inside an allocation one a node.
@@ -32,7 +34,8 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// As options of `sbatch` and `srun`; of two that contradict each other they take the later one.
+    /// As options of `sbatch` and `srun`, but for the number of nodes; of two that contradict each other they take the
+    /// later one.
     pub fn words(&self) -> Vec<String> {
         let named = [("partition", &self.partition), ("account", &self.account), ("gres", &self.gres)];
         let mut words: Vec<String> =
@@ -41,9 +44,41 @@ impl Slurm {
             let seconds = seconds.ceil() as u64;
             format!("--time={}:{:02}", seconds / 60, seconds % 60)
         }));
-        words.extend(self.args.iter().cloned());
+        words.extend(split_nodes(&self.args).0);
         words
     }
+
+    /// On how many nodes each trial is to run, if that is said.
+    ///
+    /// # Errors
+    /// The words in place of a number: a range is none.
+    pub fn nodes(&self) -> Result<Option<u32>, String> {
+        match split_nodes(&self.args).1 {
+            None => Ok(self.nodes),
+            Some(word) => match word.parse() {
+                Ok(nodes) if nodes > 0 => Ok(Some(nodes)),
+                _ => Err(word),
+            },
+        }
+    }
+}
+
+/// Options without `--nodes` and `-N`, and what the last of those says.
+fn split_nodes(args: &[String]) -> (Vec<String>, Option<String>) {
+    let (mut others, mut nodes) = (Vec::new(), None);
+    let mut args = args.iter();
+    while let Some(word) = args.next() {
+        let value =
+            word.strip_prefix("--nodes=").or_else(|| word.strip_prefix("-N").filter(|v| !v.is_empty()));
+        if let Some(value) = value {
+            nodes = Some(value.to_owned());
+        } else if word == "--nodes" || word == "-N" {
+            nodes = Some(args.next().cloned().unwrap_or_default());
+        } else {
+            others.push(word.clone());
+        }
+    }
+    (others, nodes)
 }
 
 /// `local`, `slurm`.
@@ -76,6 +111,7 @@ pub(super) struct RawSlurm {
     account: Option<Word>,
     gres: Option<Word>,
     time: Option<Seconds>,
+    nodes: Option<Positive>,
     args: Vec<Word>,
     jobs: Option<Positive>,
 }
@@ -83,13 +119,15 @@ pub(super) struct RawSlurm {
 impl From<RawSlurm> for Slurm {
     fn from(raw: RawSlurm) -> Self {
         let text = |word: Option<Word>| word.map(|w| w.0);
+        let number = |n: Positive| u32::try_from(n.0).unwrap_or(u32::MAX);
         Self {
             partition: text(raw.partition),
             account: text(raw.account),
             gres: text(raw.gres),
             time: raw.time.map(|t| t.0),
+            nodes: raw.nodes.map(number),
             args: raw.args.into_iter().map(|w| w.0).collect(),
-            jobs: raw.jobs.map(|n| u32::try_from(n.0).unwrap_or(u32::MAX)),
+            jobs: raw.jobs.map(number),
         }
     }
 }
@@ -109,6 +147,19 @@ mod tests {
         assert_eq!(recipe.slurm.words(), ["--partition=gpu", "--gres=gpu:1", "--time=1:30", "--exclusive"]);
         let plain = load("about: x\n", Path::new("r.yaml")).unwrap();
         assert_eq!((plain.executor, plain.slurm.words().len()), (Executor::Local, 0));
+    }
+
+    #[test]
+    fn the_number_of_nodes_is_no_option_of_every_job() {
+        let of = |args: &[&str]| {
+            let args = args.iter().map(|a| (*a).to_owned()).collect();
+            let slurm = Slurm { nodes: Some(3), args, ..Slurm::default() };
+            (slurm.words().join(" "), slurm.nodes())
+        };
+        assert_eq!(of(&["--mem=1G"]), ("--mem=1G".to_owned(), Ok(Some(3))));
+        assert_eq!(of(&["--nodes=2", "--mem=1G", "-N", "4"]), ("--mem=1G".to_owned(), Ok(Some(4))));
+        assert_eq!(of(&["-N2", "--nodelist=n1"]), ("--nodelist=n1".to_owned(), Ok(Some(2))));
+        assert_eq!(of(&["--nodes", "2-4"]).1, Err("2-4".to_owned()));
     }
 
     #[test]

@@ -117,7 +117,13 @@ pub fn check(text: &str, path: &Path) -> Result<String, RecipeError> {
     lines.push(format!("ladder: {}", rungs.join(" -> ")));
     lines.push(format!("policy: numerics {}, batch {}", recipe.policy.numerics, recipe.policy.batch.name()));
     if recipe.executor == Executor::Slurm {
-        lines.push(format!("executor: slurm {}", recipe.slurm.words().join(" ")).trim_end().to_owned());
+        let nodes = match recipe.slurm.nodes() {
+            Ok(nodes) => nodes.map(|nodes| nodes.to_string()),
+            Err(word) => Some(word),
+        };
+        let nodes = nodes.map(|nodes| format!("--nodes={nodes}"));
+        let words: Vec<String> = recipe.slurm.words().into_iter().chain(nodes).collect();
+        lines.push(format!("executor: slurm {}", words.join(" ")).trim_end().to_owned());
     }
     for (knob, rule) in &recipe.knobs {
         let what = if rule.off {

@@ -290,6 +290,7 @@ fn the_documentation_names_every_key() {
         "account",
         "gres",
         "time",
+        "nodes",
         "jobs",
     ];
     for key in keys.into_iter().chain(Knob::ALL.iter().map(|k| k.name())) {

@@ -283,6 +283,7 @@ fn trial(o: &Observation, reference: Option<&Observation>, input: &SummaryInput)
             first_step_seconds: timing.map(|t| t.first_step_after),
         },
         ranks: o.ranks.clone(),
+        nodes: o.nodes.clone(),
         effective: o.knobs.iter().map(|k| (k.knob, k.effective.clone())).collect(),
         windows: o.windows.clone(),
     }

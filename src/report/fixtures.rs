@@ -68,6 +68,7 @@ fn trial(n: u32, purpose: Purpose, set: &str, verdict: Verdict, why: &str) -> Ob
         tail: vec![],
         inspection: None,
         ranks: Vec::new(),
+        nodes: Vec::new(),
         windows: Vec::new(),
     }
 }

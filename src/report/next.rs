@@ -6,7 +6,13 @@ use super::result::{Status, TuneResult};
 pub fn commands(r: &TuneResult) -> Vec<String> {
     let mut next = Vec::new();
     if let (Some(env), Some(_)) = (&r.files.env, &r.winner) {
-        next.push(run(r.invocation.first(), env, &r.command));
+        // On one machine it would be another training than what was measured.
+        let several = r.trials.iter().any(|t| !t.nodes.is_empty());
+        next.push(if several {
+            with_env(r.invocation.first(), &["emit", "--form", "sbatch"], env, &r.command) + " >train.sbatch"
+        } else {
+            run(r.invocation.first(), env, &r.command)
+        });
     }
     match r.status {
         Status::Tuned | Status::NothingFits => {
@@ -31,7 +37,13 @@ pub fn commands(r: &TuneResult) -> Vec<String> {
 
 /// `autofit run -- COMMAND`, with the program as it was typed.
 fn run(program: Option<&String>, env: &str, command: &[String]) -> String {
-    let mut words = vec![program.map_or("autofit", String::as_str).to_owned(), "run".to_owned()];
+    with_env(program, &["run"], env, command)
+}
+
+/// A subcommand that reads the file which tuning wrote.
+fn with_env(program: Option<&String>, subcommand: &[&str], env: &str, command: &[String]) -> String {
+    let mut words = vec![program.map_or("autofit", String::as_str).to_owned()];
+    words.extend(subcommand.iter().map(|word| (*word).to_owned()));
     if env != "autofit.env" {
         words.extend(["--env".to_owned(), env.to_owned()]);
     }

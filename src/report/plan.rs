@@ -14,8 +14,8 @@ pub struct PlanText {
     pub command: Vec<String>,
     /// The whole command line that would start it, program first; empty when it is not known.
     pub invocation: Vec<String>,
-    /// What may be used.
-    pub cap: Cap,
+    /// What may be used; `None`: what the first job finds on its node.
+    pub cap: Option<Cap>,
     /// How far the numerics may move.
     pub numerics: NumericsClass,
     /// The ladder: what would be tried in order, as far as it is known without a launch.
@@ -30,12 +30,29 @@ pub struct PlanText {
     pub budget: Option<f64>,
     /// Seconds after which one launch is ended.
     pub trial_timeout: Option<f64>,
-    /// What is kept from changing.
-    pub isolation: Isolation,
+    /// What is kept from changing; `None`: the same.
+    pub isolation: Option<Isolation>,
     /// Bytes that the search may take on disk (upper layers and journal), and those that are free; where.
     pub disk: Option<Disk>,
     /// Files that would be written, as the user would name them.
     pub writes: Vec<String>,
+    /// Where trials are jobs of SLURM.
+    pub jobs: Option<Jobs>,
+}
+
+/// Jobs that would be submitted.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    /// What is asked for with each trial's.
+    pub options: Vec<String>,
+    /// Nodes of each.
+    pub nodes: u32,
+    /// At a time.
+    pub places: usize,
+    /// They are steps of the allocation that autofit runs in.
+    pub inside: bool,
+    /// When SLURM would start one, in its words.
+    pub expected: Option<String>,
 }
 
 /// Disk that a search needs.
@@ -49,13 +66,16 @@ pub struct Disk {
     pub needed: Option<u64>,
 }
 
+/// What nobody knows before.
+const ON_ITS_NODE: &str = "what the first, short job finds on its node";
+
 /// The text.
 pub fn render(p: &PlanText, style: Style) -> String {
     let mut out = String::new();
     let mut say = |head: &str, text: &str| out.push_str(&hang(head, &one_line(text), style.width));
     say("", "nothing was launched; this is what would be:");
     say("command: ", &shell_words::join(super::redact::command(&p.command)));
-    say("cap: ", &words::cap(&p.cap));
+    say("cap: ", &p.cap.as_ref().map_or_else(|| ON_ITS_NODE.to_owned(), words::cap));
     say("numerics: ", &format!("{} at most", p.numerics));
     for (n, spec) in p.ladder.iter().enumerate() {
         let what = match spec.purpose {
@@ -71,6 +91,12 @@ pub fn render(p: &PlanText, style: Style) -> String {
     }
     say("launches: ", &launches(p));
     say("time: ", &time(p));
+    if let Some(j) = &p.jobs {
+        say("jobs: ", &jobs(j));
+        if let Some(expected) = j.expected.as_ref().filter(|text| !text.is_empty()) {
+            say("SLURM says: ", expected);
+        }
+    }
     if let Some(d) = &p.disk {
         let needed = match d.needed {
             Some(n) => format!("{} at most", Bytes(n)),
@@ -78,14 +104,16 @@ pub fn render(p: &PlanText, style: Style) -> String {
         };
         say("disk: ", &format!("{needed} in {}, where {} are free", d.place, Bytes(d.free)));
     }
-    let i = &p.isolation;
-    let covers = if i.covers.is_empty() { String::new() } else { format!(": {}", i.covers) };
-    say(
-        "isolated by: ",
-        &format!("{}{covers}", if i.mechanism.is_empty() { "nothing" } else { &i.mechanism }),
-    );
-    for n in &i.not_covered {
-        say("not isolated: ", n);
+    match &p.isolation {
+        None => say("isolated by: ", ON_ITS_NODE),
+        Some(i) => {
+            let covers = if i.covers.is_empty() { String::new() } else { format!(": {}", i.covers) };
+            let mechanism = if i.mechanism.is_empty() { "nothing" } else { &i.mechanism };
+            say("isolated by: ", &format!("{mechanism}{covers}"));
+            for n in &i.not_covered {
+                say("not isolated: ", n);
+            }
+        }
     }
     if !p.writes.is_empty() {
         say("writes: ", &p.writes.join(", "));
@@ -95,6 +123,24 @@ pub fn render(p: &PlanText, style: Style) -> String {
         out += &format!("\nnext:\n  {}\n", style.strong(&command));
     }
     out
+}
+
+/// A short job that looks at a node, and one for each trial.
+fn jobs(j: &Jobs) -> String {
+    let (program, what) = if j.inside { ("srun", "step") } else { ("sbatch", "job") };
+    // A `=` in the middle of a word means nothing to a shell.
+    let plain = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=:,./+@%".contains(c));
+    let word = |word: &String| if plain(word) { word.clone() } else { shell_words::quote(word).into_owned() };
+    let command =
+        std::iter::once(program.to_owned()).chain(j.options.iter().map(word)).collect::<Vec<_>>().join(" ");
+    let nodes = words::count(u64::from(j.nodes), "node", "nodes");
+    let places = match j.places {
+        1 => "one at a time".to_owned(),
+        n => format!("{n} at a time"),
+    };
+    format!(
+        "a short {what} that looks at a node, then a {what} on {nodes} for each launch, {places}: {command}"
+    )
 }
 
 fn launches(p: &PlanText) -> String {
@@ -124,17 +170,16 @@ mod tests {
     use super::*;
     use crate::model::{Configuration, Knob};
 
-    #[test]
-    fn a_plan_says_what_is_not_isolated() {
-        let p = PlanText {
+    fn plan() -> PlanText {
+        PlanText {
             command: vec!["python".into(), "train.py".into()],
             invocation: ["autofit", "--budget", "5m", "--", "python", "train.py"].map(Into::into).to_vec(),
-            cap: Cap {
+            cap: Some(Cap {
                 bytes: Some(3 << 29),
                 mechanism: "cgroup v1".into(),
                 scope: "process tree".into(),
                 metric: "anonymous + shared memory".into(),
-            },
+            }),
             numerics: NumericsClass::Precision,
             ladder: vec![
                 TrialSpec::new(Configuration::baseline(), Purpose::Baseline),
@@ -149,15 +194,20 @@ mod tests {
             trial_seconds: 6.0,
             budget: Some(300.0),
             trial_timeout: None,
-            isolation: Isolation {
+            isolation: Some(Isolation {
                 mechanism: "overlay".into(),
                 covers: "the working directory and HOME".into(),
                 not_covered: vec!["the network".into()],
-            },
+            }),
             disk: Some(Disk { place: "/var/tmp".into(), free: 40 << 30, needed: None }),
             writes: vec!["autofit.env".into(), ".autofit/".into()],
-        };
-        insta::assert_snapshot!(render(&p, Style { width: 80, color: false }), @r#"
+            jobs: None,
+        }
+    }
+
+    #[test]
+    fn a_plan_says_what_is_not_isolated() {
+        insta::assert_snapshot!(render(&plan(), Style { width: 80, color: false }), @r#"
         nothing was launched; this is what would be:
         command: python train.py
         cap: 1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)
@@ -179,6 +229,29 @@ mod tests {
 
         next:
           autofit --budget 5m -- python train.py
+        "#);
+    }
+
+    #[test]
+    fn where_trials_are_jobs_it_says_what_is_submitted_and_what_is_not_known_yet() {
+        let jobs = Jobs {
+            options: ["--mem=8G", "--nodes=2", "--ntasks=2"].map(Into::into).to_vec(),
+            nodes: 2,
+            places: 3,
+            inside: false,
+            expected: Some("Job 7 to start at 2026-01-01T00:00:00 on nodes n[1-2]".into()),
+        };
+        let p = PlanText { cap: None, isolation: None, disk: None, jobs: Some(jobs), ..plan() };
+        let text = render(&p, Style { width: 200, color: false });
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|l| ["cap", "jobs", "SLUR", "isol"].iter().any(|w| l.starts_with(w)))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        cap: what the first, short job finds on its node
+        jobs: a short job that looks at a node, then a job on 2 nodes for each launch, 3 at a time: sbatch --mem=8G --nodes=2 --ntasks=2
+        SLURM says: Job 7 to start at 2026-01-01T00:00:00 on nodes n[1-2]
+        isolated by: what the first, short job finds on its node
         "#);
     }
 }

@@ -255,6 +255,9 @@ impl Reporter {
         for figures in &o.ranks {
             self.line(&format!("    {}", words::rank(figures)));
         }
+        for node in &o.nodes {
+            self.line(&format!("    {}: host memory {} at most", node.host, words::bytes(node.peak_host)));
+        }
         if let Some(t) = &o.timing {
             let steps = words::count(u64::from(t.steps), "steady step", "steady steps");
             self.line(&format!(

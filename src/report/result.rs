@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 use crate::model::blocks::Filled;
 use crate::model::event::Phase;
-use crate::model::observation::{Cap, Coverage, ProcessEnd, RankFigures, Window};
+use crate::model::observation::{Cap, Coverage, NodeFigures, ProcessEnd, RankFigures, Window};
 use crate::model::parity::{Figure, Outcome};
 use crate::model::plan::{Device, Way};
 use crate::model::{Configuration, FailureFields, FailureKind, Knob, NumericsClass, Purpose, Verdict};
@@ -297,6 +297,9 @@ pub struct Trial {
     /// Figures of each rank, where there are several.
     #[serde(default)]
     pub ranks: Vec<RankFigures>,
+    /// Figures of each machine, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeFigures>,
     /// Values read back: knob -> value in force (`null`: not in force).
     pub effective: BTreeMap<Knob, Option<crate::model::Value>>,
     /// Other configurations that were measured in turns with `settings` in the same launch.

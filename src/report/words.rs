@@ -91,11 +91,13 @@ pub fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// `rank 1: 412 samples/s, 0.21 s of work a step, peak 1.21 GiB; it holds the others up`.
+/// `rank 1: 412 samples/s, 0.21 s of work a step, peak 1.21 GiB; it holds the others up`, with its machine where there
+/// are several.
 pub fn rank(figures: &RankFigures) -> String {
     let slow = if figures.straggler { "; it holds the others up" } else { "" };
+    let on = figures.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
     format!(
-        "rank {}: {} samples/s, {} s of work a step, peak {}{slow}",
+        "rank {}{on}: {} samples/s, {} s of work a step, peak {}{slow}",
         figures.rank,
         number(figures.samples_per_second),
         number(figures.busy_seconds),

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::Executor;
 use super::local::LocalExecutor;
 use super::prepare::Prepared;
 use super::slurm::SlurmExecutor;
+use super::{Executor, Launches};
 use crate::model::{Inspection, Observation, Progress, TrialSpec};
 
 /// Launches trials here or elsewhere.
@@ -45,6 +45,17 @@ impl<P: FnMut(Progress)> AnyExecutor<P> {
         }
     }
 
+    /// Runs this machine's part of a trial that another one judges.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub async fn follow(&mut self, trial: u32, spec: &TrialSpec) -> anyhow::Result<()> {
+        match self {
+            Self::Local(local, _) => local.follow(trial, spec).await,
+            Self::Slurm(_) => anyhow::bail!("a launcher of jobs follows nobody"),
+        }
+    }
+
     /// Waits for the one that ends first of those that were started.
     ///
     /// # Errors
@@ -58,37 +69,35 @@ impl<P: FnMut(Progress)> AnyExecutor<P> {
             Self::Slurm(slurm) => slurm.ended().await,
         }
     }
+}
 
-    /// What the first launch found out, if it did.
-    pub fn inspection(&self) -> Option<&Inspection> {
+impl<P> AnyExecutor<P> {
+    fn launches(&self) -> &dyn Launches {
         match self {
-            Self::Local(local, _) => local.inspection(),
-            Self::Slurm(slurm) => slurm.inspection(),
+            Self::Local(local, _) => local,
+            Self::Slurm(slurm) => slurm,
         }
     }
+}
 
-    /// From now on a steady step of each trial is profiled.
-    pub fn profile(&mut self) {
+impl<P> Launches for AnyExecutor<P> {
+    fn inspection(&self) -> Option<&Inspection> {
+        self.launches().inspection()
+    }
+
+    fn profile(&mut self) {
         match self {
             Self::Local(local, _) => local.profile(),
             Self::Slurm(slurm) => slurm.profile(),
         }
     }
 
-    /// Where a trial's records are, and what its agent has written beside them.
-    pub fn trial_dir(&self, number: u32) -> PathBuf {
-        match self {
-            Self::Local(local, _) => local.trial_dir(number),
-            Self::Slurm(slurm) => slurm.trial_dir(number),
-        }
+    fn trial_dir(&self, number: u32) -> PathBuf {
+        self.launches().trial_dir(number)
     }
 
-    /// Prepares a trial as it would be launched now.
-    pub fn prepare(&self, spec: &TrialSpec) -> Prepared {
-        match self {
-            Self::Local(local, _) => local.prepare(spec),
-            Self::Slurm(slurm) => slurm.prepare(spec),
-        }
+    fn prepare(&self, spec: &TrialSpec) -> Prepared {
+        self.launches().prepare(spec)
     }
 }
 

@@ -9,21 +9,24 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use super::Executor;
 use super::collect::Records;
-use super::observe::observe;
+use super::nodes::Seat;
+use super::nodes::team::Team;
+use super::observe::{self, observe};
+use super::part::{Part, Parts};
 use super::patience::Patience;
 use super::prepare::{Prepared, prepare};
 use super::reclaim::Reclaim;
 use super::references::References;
 use super::rendezvous;
 use super::room;
+use super::{Executor, Launches};
 use crate::agent::{AgentFiles, EventReader};
 use crate::model::event::Record;
 use crate::model::observation::{Cap, ProcessEnd};
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
-use crate::model::{Inspection, Observation, Progress, TrialSpec};
+use crate::model::{Event, Inspection, Observation, Progress, TrialSpec};
 use crate::process::{self, Ended, Launch, Running, StartError};
 use crate::sandbox::{offline, scratch};
 use crate::watch::nvml::{Baseline, Freed};
@@ -82,6 +85,8 @@ pub struct Site {
     pub gpus: Option<Arc<Gpus>>,
     /// Indices of the devices that the script can see.
     pub visible: Vec<usize>,
+    /// This machine's place, where several run each trial together.
+    pub seat: Option<Seat>,
 }
 
 /// Launches trials one after the other.
@@ -125,36 +130,9 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         executor
     }
 
-    /// What the first launch found out, if it did.
-    pub fn inspection(&self) -> Option<&Inspection> {
-        self.inspection.as_ref()
-    }
-
-    /// From now on a steady step of each trial is profiled.
-    pub fn profile(&mut self) {
-        self.profile = true;
-    }
-
-    /// Where a trial's records are, and what its agent has written beside them.
-    pub fn trial_dir(&self, number: u32) -> PathBuf {
-        self.site.scratch.join(format!("trial-{number}"))
-    }
-
     /// Tells the user something.
     pub fn tell(&mut self, progress: Progress) {
         (self.tell)(progress);
-    }
-
-    /// Prepares a trial as it would be launched now.
-    pub fn prepare(&self, spec: &TrialSpec) -> Prepared {
-        prepare(
-            spec,
-            &self.site.command,
-            self.inspection.as_ref(),
-            self.site.device,
-            self.site.cap.bytes,
-            nonce(),
-        )
     }
 
     fn learn(&mut self, observation: &Observation) {
@@ -167,6 +145,36 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 
 impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
     async fn run(&mut self, number: u32, spec: &TrialSpec) -> anyhow::Result<Observation> {
+        let (mut trial, part) = self.carry_out(number, spec).await?;
+        let parts = match trial.team.take() {
+            None => Parts::alone(part),
+            Some(mut team) => {
+                let hear = |rank, event| trial.records.extend(rank, [event]);
+                team.gather(part, hear, || *self.stop.borrow() == Stop::Now).await
+            }
+        };
+        let found = self.inspection.as_ref();
+        let observation = observe(&self.site, number, spec, &trial, &parts, &self.references, found);
+        room::refuse_full(&self.site.scratch, &observation, trial.least_free)?;
+        let observation = self.with_inspection(observation);
+        self.learn(&observation);
+        Ok(observation)
+    }
+}
+
+impl<P: FnMut(Progress)> LocalExecutor<P> {
+    /// Runs this machine's part of a trial that another one judges.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub async fn follow(&mut self, number: u32, spec: &TrialSpec) -> anyhow::Result<()> {
+        let (mut trial, part) = self.carry_out(number, spec).await?;
+        let mut team = trial.team.take().context("this machine alone runs the trial")?;
+        team.report(part.told());
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, number: u32, spec: &TrialSpec) -> anyhow::Result<(Trial, Part)> {
         let baseline = self.device_baseline();
         let mut trial = self.launch(number, spec, &baseline).await?;
         let ended = match trial.running.clone() {
@@ -174,13 +182,30 @@ impl<P: FnMut(Progress)> Executor for LocalExecutor<P> {
             Err(_) => None,
         };
         self.wait_for_device(&baseline).await;
-        let least_free = trial.least_free;
-        let found = self.inspection.as_ref();
-        let observation = observe(&self.site, number, spec, trial, ended, &self.references, found);
-        room::refuse_full(&self.site.scratch, &observation, least_free)?;
-        let observation = self.with_inspection(observation);
-        self.learn(&observation);
-        Ok(observation)
+        for (rank, event) in trial.hear() {
+            trial.records.extend(rank, [event]);
+        }
+        let part = observe::part(&mut trial, ended.as_ref());
+        Ok((trial, part))
+    }
+}
+
+impl<P> Launches for LocalExecutor<P> {
+    fn inspection(&self) -> Option<&Inspection> {
+        self.inspection.as_ref()
+    }
+
+    fn profile(&mut self) {
+        self.profile = true;
+    }
+
+    fn trial_dir(&self, number: u32) -> PathBuf {
+        self.site.scratch.join(format!("trial-{number}"))
+    }
+
+    fn prepare(&self, spec: &TrialSpec) -> Prepared {
+        let Site { command, device, cap, .. } = &self.site;
+        prepare(spec, command, self.inspection(), *device, cap.bytes, nonce())
     }
 }
 
@@ -193,11 +218,23 @@ pub(super) struct Trial {
     pub reader: EventReader,
     pub records: Records,
     pub started: Instant,
+    /// The machines that run it together, where there are several.
+    pub team: Option<Team>,
     /// Of the place where it writes, bytes.
     pub least_free: Option<u64>,
 }
 
 impl Trial {
+    /// What agents have written since, on this machine and, where it leads several, on the others.
+    fn hear(&mut self) -> Vec<(u32, Event)> {
+        let mut events = self.reader.read();
+        if let Some(team) = &mut self.team {
+            let others = team.exchange(&events);
+            events.extend(others);
+        }
+        events
+    }
+
     fn hear_of_space(&mut self, free: Option<u64>) {
         self.least_free = [self.least_free, free].into_iter().flatten().min();
     }
@@ -212,6 +249,17 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut prepared = self.prepare(spec);
+        let team = match &self.site.seat {
+            None => None,
+            Some(seat) => {
+                let stopped = || *self.stop.borrow() == Stop::Now;
+                Some(Team::meet(seat, &dir, prepared.plan.nonce.clone(), stopped).await?)
+            }
+        };
+        if let Some(team) = &team {
+            team.nonce().clone_into(&mut prepared.plan.nonce);
+            prepared.plan.several_machines = true;
+        }
         prepared.plan.trial_dir = Some(dir.display().to_string());
         prepared.plan.profile = self.profile;
         if self.profile {
@@ -228,7 +276,10 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             purpose: spec.purpose,
             budget_left: (self.budget_left)(),
         });
-        let launch = self.site.launch(&dir, &plan, &prepared, &self.agent);
+        let mut launch = self.site.launch(&dir, &plan, &prepared, &self.agent);
+        if let Some(team) = &team {
+            launch.argv = team.command(&prepared.argv)?.into_iter().map(OsString::from).collect();
+        }
         let started = Instant::now();
         let running = process::start(launch).await.map(Arc::new).map_err(Arc::new);
         let sampler = match &running {
@@ -250,7 +301,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
         };
         let reader = EventReader::new(&dir);
         let records = Records::default();
-        Ok(Trial { dir, prepared, running, sampler, reader, records, started, least_free: None })
+        Ok(Trial { dir, prepared, running, sampler, reader, records, started, team, least_free: None })
     }
 
     /// Reads, tells and guards until the trial is over.
@@ -271,7 +322,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
                 _ = ticks.tick() => trial.hear_of_space(scratch::free(&trial.dir)),
             }
             let now = trial.started.elapsed().as_secs_f64();
-            for (rank, event) in trial.reader.read() {
+            for (rank, event) in trial.hear() {
                 pulse.hear(&event.record, now);
                 patience.hear(rank, &event.record, now);
                 reclaim.hear(&event.record);
@@ -284,6 +335,8 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
             } else if hopeless {
                 running.end(ProcessEnd::Thrashed);
             } else if let Some(end) = patience.verdict(now) {
+                running.end(end);
+            } else if let Some(end) = trial.team.as_ref().and_then(Team::wants_end) {
                 running.end(end);
             }
             if told.elapsed() >= TELL {

@@ -2,6 +2,7 @@
 
 use super::collect::Records;
 use super::local::{Site, Trial};
+use super::part::{Part, Parts};
 use super::ranks;
 use super::references::References;
 use super::schedule::PARITY_STEPS;
@@ -21,27 +22,35 @@ const TAIL_LINES: usize = 60;
 /// Bytes of output that are read for what went wrong; the end of a log says it.
 const READ_BYTES: u64 = 4 << 20;
 
+/// What the launcher saw on this machine.
+pub(super) fn part(trial: &mut Trial, ended: Option<&Ended>) -> Part {
+    let watched = trial.sampler.take().map(crate::watch::Sampler::stop);
+    let end = match (ended, &trial.running) {
+        (Some(ended), _) => ended.end.clone(),
+        (None, Err(error)) => ProcessEnd::NotStarted { error: error.to_string() },
+        (None, Ok(_)) => ProcessEnd::Interrupted,
+    };
+    Part {
+        disturbance: disturbance(watched.as_ref(), &trial.records),
+        log: read_end(&trial.dir.join("output.log")),
+        tail: trial.running.as_ref().map(|running| running.tail(TAIL_LINES)).unwrap_or_default(),
+        ..Part::new(end, ended, watched)
+    }
+}
+
 /// Puts together what is known.
 pub(super) fn observe(
     site: &Site,
     number: u32,
     spec: &TrialSpec,
-    mut trial: Trial,
-    ended: Option<Ended>,
+    trial: &Trial,
+    parts: &Parts,
     references: &References,
     found: Option<&Inspection>,
 ) -> Observation {
     let seconds = trial.started.elapsed().as_secs_f64();
-    for (rank, event) in trial.reader.read() {
-        trial.records.extend(rank, [event]);
-    }
-    let watched = trial.sampler.take().map(crate::watch::Sampler::stop);
-    let end = match (&ended, &trial.running) {
-        (Some(ended), _) => ended.end.clone(),
-        (None, Err(error)) => ProcessEnd::NotStarted { error: error.to_string() },
-        (None, Ok(_)) => ProcessEnd::Interrupted,
-    };
-    let text = read_end(&trial.dir.join("output.log"));
+    let end = parts.end().clone();
+    let text = parts.log();
     let all_records = &trial.records;
     // The launch is judged by what its own settings did.
     let swept = (!spec.windows.is_empty()).then(|| windows::of_settings(all_records));
@@ -49,7 +58,7 @@ pub(super) fn observe(
     let steps = records.steps();
     let rank_steps: Vec<&[_]> = steps.values().map(Vec::as_slice).filter(|s| !s.is_empty()).collect();
     let timing = timing::measure(&rank_steps, records.first_step_at().unwrap_or(0.0));
-    let disturbance = disturbance(watched.as_ref(), records);
+    let disturbance = parts.disturbance();
     let good_end = matches!(end, ProcessEnd::Exited { code: 0 });
     let mut facts = TrialFacts {
         end: end.clone(),
@@ -58,8 +67,7 @@ pub(super) fn observe(
         settings: spec.settings.clone(),
         timing: timing.clone(),
         oom_events: records.ooms(),
-        // Only a cgroup counts them.
-        oom_kills: ended.as_ref().filter(|e| e.cap.mechanism.starts_with("cgroup")).map(|e| e.oom_kills),
+        oom_kills: parts.oom_kills(),
         failure: (!good_end).then(|| failure::read_failure(&text, Some(&end))),
         // What it says of memory that ran out in a window is that window's.
         oom_text: failure::oom_line(&text).filter(|_| records.ooms().len() == all_records.ooms().len()),
@@ -95,10 +103,10 @@ pub(super) fn observe(
         oom_phase: records.oom_phase(),
         knobs: records.knobs(),
         timing,
-        peaks: peaks(site, records, watched.as_ref(), ended.as_ref()),
-        memory: watched.as_ref().and_then(|w| super::trace::trace(&w.series, all_records)),
+        peaks: peaks(site, records, parts),
+        memory: parts.series().and_then(|series| super::trace::trace(series, all_records)),
         filled: records.filled(),
-        cap: ended.as_ref().map_or_else(|| site.cap.clone(), |e| cap(site, e)),
+        cap: cap(site, parts.cap()),
         losses: records.losses(PARITY_STEPS as usize),
         grad_norms: records.grad_norms(PARITY_STEPS as usize),
         taken_norms: records.taken_norms(PARITY_STEPS as usize),
@@ -109,7 +117,8 @@ pub(super) fn observe(
         seconds,
         tail: Vec::new(),
         inspection,
-        ranks: ranks::figures(records, site.device),
+        ranks: ranks::figures(records, site.device, parts.hosts()),
+        nodes: parts.figures(),
         windows: windows::windows(&spec.windows, all_records, death.as_ref()),
         parity: None,
         torch: records.torch(),
@@ -130,23 +139,24 @@ pub(super) fn observe(
         let what = &window.settings;
         observation.why.push_str(&format!("; the launch ended in the window of {what}: {}", death.why));
     }
-    if let (true, Ok(running)) = (observation.verdict != Verdict::Fit, &trial.running) {
-        observation.tail = running.tail(TAIL_LINES);
+    if !parts.lost().is_empty() && !matches!(observation.verdict, Verdict::Oom | Verdict::Interrupted) {
+        // It says nothing about the configuration.
+        let lost = parts.lost().join(", ");
+        (observation.verdict, observation.why) =
+            (Verdict::Disturbed, format!("{lost} was not heard any more, and the trial was ended"));
+    }
+    if observation.verdict != Verdict::Fit {
+        observation.tail = parts.tail().to_vec();
     }
     observation
 }
 
-fn peaks(site: &Site, records: &Records, watched: Option<&WatchSummary>, ended: Option<&Ended>) -> Peaks {
+fn peaks(site: &Site, records: &Records, parts: &Parts) -> Peaks {
     let mut peaks = records.peaks();
-    if site.device == Device::Cuda {
-        peaks.device = peaks.device.max(watched.and_then(WatchSummary::device_peak));
-    } else {
+    parts.add_peaks(&mut peaks);
+    if site.device == Device::Cpu {
         peaks.device = None;
     }
-    // The sampler's figure and the supervisor's are of the same thing; each misses what falls between its samples.
-    let sampled = watched.and_then(|w| w.host.cgroup_peak.or(w.host.peak));
-    peaks.host = ended.and_then(|e| e.peak_bytes).max(sampled);
-    peaks.shm = watched.and_then(|w| w.shm_peak);
     peaks
 }
 
@@ -175,9 +185,9 @@ fn only_settings(peaks: &mut Peaks, device: Device, peak: u64, allocated: Option
     }
 }
 
-fn cap(site: &Site, ended: &Ended) -> Cap {
-    match site.device {
-        Device::Cpu if ended.cap.bytes.is_some() => ended.cap.clone(),
+fn cap(site: &Site, enforced: Option<&Cap>) -> Cap {
+    match enforced {
+        Some(cap) if site.device == Device::Cpu && cap.bytes.is_some() => cap.clone(),
         _ => site.cap.clone(),
     }
 }

@@ -63,6 +63,7 @@ pub fn prepare(
         serves: inspection.is_some_and(Inspection::serves),
         quiet: spec.purpose == Purpose::Parity,
         profile: false,
+        several_machines: false,
         seed: Some(SEED),
         required: required(&spec.settings),
         training_loader: inspection.and_then(Inspection::training_loader).map(|l| l.index),

@@ -3,6 +3,8 @@
 //! Ranks that train together end each step together, so that their step times are alike whoever is slow.  What tells
 //! them apart is the time in which a rank worked: its threads computed, or it waited for its own loader.
 
+use std::collections::BTreeMap;
+
 use super::collect::{RankRecords, Records};
 use crate::model::event::{Record, Step};
 use crate::model::observation::RankFigures;
@@ -16,8 +18,9 @@ const WORTH_NAMING: f64 = 0.1;
 /// Fewer steady steps than this name nobody.
 const ENOUGH: usize = 5;
 
-/// Figures of every rank that trained; empty where one process alone did.
-pub(super) fn figures(records: &Records, device: Device) -> Vec<RankFigures> {
+/// Figures of every rank that trained; empty where one process alone did.  `hosts` has the machine of each, where there
+/// are several.
+pub(super) fn figures(records: &Records, device: Device, hosts: &BTreeMap<u32, String>) -> Vec<RankFigures> {
     let steps = records.steps();
     let trained: Vec<u32> = steps.iter().filter(|(_, s)| !s.is_empty()).map(|(r, _)| *r).collect();
     if trained.len() < 2 {
@@ -34,6 +37,9 @@ pub(super) fn figures(records: &Records, device: Device) -> Vec<RankFigures> {
     {
         figures.straggler = true;
     }
+    for figures in &mut all {
+        figures.host = hosts.get(&figures.rank).cloned();
+    }
     all
 }
 
@@ -41,8 +47,9 @@ pub(super) fn figures(records: &Records, device: Device) -> Vec<RankFigures> {
 pub(super) fn straggler_words(ranks: &[RankFigures]) -> Option<String> {
     let slow = ranks.iter().find(|f| f.straggler)?;
     let others: Vec<f64> = ranks.iter().filter(|f| f.rank != slow.rank).map(|f| f.busy_seconds).collect();
+    let on = slow.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
     Some(format!(
-        "; rank {} holds the others up: {:.3} s of work a step, theirs take {:.3} s",
+        "; rank {}{on} holds the others up: {:.3} s of work a step, theirs take {:.3} s",
         slow.rank,
         slow.busy_seconds,
         median(&others).unwrap_or_default()
@@ -63,6 +70,7 @@ fn of_rank(rank: u32, steps: &[Step], records: &RankRecords, device: Device) -> 
     let busy: Vec<f64> = steady(steps).map(|s| worked(s, device)).collect();
     RankFigures {
         rank,
+        host: None,
         samples_per_second: median(&rates).unwrap_or_default(),
         busy_seconds: median(&busy).unwrap_or_default(),
         peak: peak(steps, records, device),
@@ -125,19 +133,25 @@ mod tests {
 
     #[test]
     fn each_rank_has_its_own_figures() {
-        let all = figures(&records(&[0.5, 0.5]), Device::Cpu);
+        let all = figures(&records(&[0.5, 0.5]), Device::Cpu, &BTreeMap::new());
         assert_eq!((all[0].samples_per_second, all[0].peak, all[1].peak), (8.0, 100, 101));
         assert!(!all.iter().any(|f| f.straggler));
         assert_eq!(straggler_words(&all), None);
-        assert!(figures(&records(&[0.5]), Device::Cpu).is_empty(), "one process has no ranks");
+        assert!(
+            figures(&records(&[0.5]), Device::Cpu, &BTreeMap::new()).is_empty(),
+            "one process has no ranks"
+        );
     }
 
     #[test]
     fn the_rank_that_works_while_the_others_wait_is_named() {
-        let all = figures(&records(&[0.3, 0.9, 0.32]), Device::Cpu);
+        let all = figures(&records(&[0.3, 0.9, 0.32]), Device::Cpu, &BTreeMap::new());
         assert_eq!(all.iter().filter(|f| f.straggler).map(|f| f.rank).collect::<Vec<_>>(), [1]);
         assert!(straggler_words(&all).unwrap().contains("rank 1 holds the others up: 0.900 s"));
+        let hosts = BTreeMap::from([(1, "n2".to_owned())]);
+        let all = figures(&records(&[0.3, 0.9, 0.32]), Device::Cpu, &hosts);
+        assert!(straggler_words(&all).unwrap().contains("rank 1 on n2 holds the others up"));
         // Twice nothing is nothing.
-        assert!(!figures(&records(&[0.01, 0.02]), Device::Cpu).iter().any(|f| f.straggler));
+        assert!(!figures(&records(&[0.01, 0.02]), Device::Cpu, &BTreeMap::new()).iter().any(|f| f.straggler));
     }
 }

@@ -14,9 +14,13 @@ pub(super) fn variables(environment: &[(OsString, OsString)]) -> Option<(OsStrin
     if environment.iter().any(|(name, _)| name == PORT) {
         return None;
     }
-    // Free now, and not handed out again soon.
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).ok()?.port();
-    Some((PORT.into(), port.to_string().into()))
+    Some((PORT.into(), free_port()?.to_string().into()))
+}
+
+/// Free now, on all of this machine's addresses, and not handed out again soon.
+pub(super) fn free_port() -> Option<u16> {
+    let listener = TcpListener::bind(("::", 0)).or_else(|_| TcpListener::bind(("0.0.0.0", 0)));
+    Some(listener.ok()?.local_addr().ok()?.port())
 }
 
 #[cfg(test)]

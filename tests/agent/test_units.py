@@ -10,7 +10,7 @@ from support import AGENT
 
 sys.path.insert(0, AGENT)
 
-from autofit_agent import channel, imports, oom, patches, plan, roles, steps  # noqa: E402
+from autofit_agent import channel, ending, imports, oom, patches, plan, roles, steps  # noqa: E402
 
 
 class Roles(unittest.TestCase):
@@ -84,6 +84,21 @@ class Steps(unittest.TestCase):
         self.assertEqual(steps.relative_error([2.0, 2.0, 2.0]), 0.0)
         self.assertAlmostEqual(steps.relative_error([1.0, 3.0]), 0.5)
         self.assertEqual(steps.relative_error([1.0]), float("inf"))
+
+
+class CommonEnd(unittest.TestCase):
+    class Session:
+        steps = 20
+
+    def ahead(self, shortest):
+        end = ending.Ending(self.Session())
+        end._shortest = shortest
+        return end._ahead()
+
+    def test_ranks_on_other_machines_hear_of_it_before(self):
+        self.assertEqual(self.ahead(None), 3)  # one machine: nobody times steps
+        self.assertEqual(self.ahead(2.0), 3)
+        self.assertEqual(self.ahead(0.25), 12)
 
 
 class Imports(unittest.TestCase):

@@ -349,6 +349,7 @@ impl Search {
             tail: vec![],
             inspection: None,
             ranks: Vec::new(),
+            nodes: Vec::new(),
             windows: Vec::new(),
         }
     }

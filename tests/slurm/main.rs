@@ -5,107 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod cluster;
+mod ends;
+mod several_nodes;
+
 use std::time::{Duration, Instant};
 
-use support::command::Run;
-use support::{Project, alone, autofit};
-
-const LONG: Duration = Duration::from_secs(300);
-
-/// A running cluster; stopped when dropped.
-struct Cluster {
-    dir: tempfile::TempDir,
-}
-
-impl Cluster {
-    fn start() -> Self {
-        // A socket's path must be short.
-        let cluster = Self { dir: tempfile::Builder::new().prefix("slurm-").tempdir_in("/tmp").unwrap() };
-        // Of three in a row that are free now.
-        let port =
-            TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().clamp(2000, 65_000);
-        cluster.script("start", &port.to_string());
-        cluster
-    }
-
-    fn script(&self, what: &str, port: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
-        let log = self.dir.path().join("cluster.out");
-        let (out, err) = (std::fs::File::create(&log).unwrap(), std::fs::File::create(&log).unwrap());
-        let status = Command::new(script)
-            .arg(what)
-            .arg(self.dir.path())
-            .arg(port)
-            .stdout(out)
-            .stderr(err)
-            .status()
-            .unwrap();
-        assert!(
-            status.success(),
-            "no SLURM (apt-get install slurm-wlm munge, and be root): {}",
-            std::fs::read_to_string(log).unwrap()
-        );
-    }
-
-    fn conf(&self) -> PathBuf {
-        self.dir.path().join("slurm.conf")
-    }
-
-    fn autofit(&self, project: &Project) -> Run {
-        // Two jobs at a time on two cores: one thread each.
-        let run = autofit(project.path()).with_python().env("OMP_NUM_THREADS", "1");
-        run.env("SLURM_CONF", self.conf()).limit(LONG)
-    }
-
-    /// What one of SLURM's programs prints.
-    fn ask(&self, line: &str) -> String {
-        let mut words = line.split(' ');
-        let out =
-            Command::new(words.next().unwrap()).args(words).env("SLURM_CONF", self.conf()).output().unwrap();
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    fn running(&self) -> usize {
-        self.ask("squeue --noheader --states=RUNNING").lines().count()
-    }
-
-    #[track_caller]
-    fn has_no_job(&self) {
-        let left = self.ask("squeue --noheader");
-        assert_eq!(left, "", "jobs are left");
-    }
-
-    /// Submits a script of the project's and waits for its end; what it printed.
-    fn submits(&self, project: &Project, options: &[&str], script: &str) -> String {
-        let path = project.path().join("job.sh");
-        std::fs::write(&path, script).unwrap();
-        let output = project.path().join("job.txt");
-        let done = support::plain("sbatch", project.path())
-            .with_python()
-            .env("OMP_NUM_THREADS", "1")
-            .env("SLURM_CONF", self.conf())
-            .limit(LONG)
-            .arg("--wait")
-            .arg(format!("--output={}", output.display()))
-            .also(|c| {
-                c.args(options);
-            })
-            .arg(path)
-            .finish();
-        let printed = std::fs::read_to_string(output).unwrap_or_default();
-        assert_eq!(done.code(), 0, "{printed}\n{}", done.stderr);
-        printed
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.script("stop", "0");
-    }
-}
+use cluster::Cluster;
+use support::{Project, alone};
 
 fn lines(project: &Project, kind: &str) -> usize {
     project.journal().iter().filter(|l| l["t"] == kind).count()
@@ -127,7 +34,7 @@ fn a_search_runs_two_jobs_at_a_time_and_leaves_none() {
     let line = "--executor slurm --jobs 2 --device cpu --max-trials 7 -- python tiny.py --epochs 200";
     let on_a_node_each = cluster.autofit(&project).line("tune --slurm --exclusive");
     let mut running = on_a_node_each.line(line).start();
-    running.wait_until("two jobs run at a time", || cluster.running() >= 2);
+    running.wait_until("two jobs run at a time", || cluster.running().len() >= 2);
     assert!(lines(&project, "started") >= 3, "the script as it is runs alone");
     let end = running.finish().expect(0).leaves_no_process().prints("run -- python tiny.py");
     cluster.has_no_job();
@@ -172,7 +79,7 @@ fn a_search_that_is_killed_or_cancelled_leaves_no_job() {
     let project = Project::with_tiny();
     let line = "--executor slurm --jobs 2 --device cpu -- python tiny.py --epochs 2000";
     let mut running = cluster.autofit(&project).line(line).start();
-    running.wait_until("two jobs run at a time", || cluster.running() >= 2);
+    running.wait_until("two jobs run at a time", || cluster.running().len() >= 2);
     running.signal(libc::SIGKILL);
     running.finish().expect(137);
     let (measured, began) = (lines(&project, "observation"), lines(&project, "started"));
@@ -180,7 +87,9 @@ fn a_search_that_is_killed_or_cancelled_leaves_no_job() {
     assert_eq!(shared(&project), 1);
 
     let mut running = cluster.autofit(&project).line(line).start();
-    running.wait_until("trials run again", || lines(&project, "started") > began && cluster.running() >= 1);
+    running.wait_until("trials run again", || {
+        lines(&project, "started") > began && !cluster.running().is_empty()
+    });
     running.signal(libc::SIGINT);
     std::thread::sleep(Duration::from_millis(300));
     running.signal(libc::SIGINT);
@@ -195,10 +104,10 @@ fn a_search_that_is_killed_or_cancelled_leaves_no_job() {
 
 #[test]
 #[ignore = "takes minutes and needs SLURM; CI runs it"]
-fn inside_an_allocation_trials_are_its_steps_and_a_job_script_trains_on_both_nodes() {
+fn inside_an_allocation_trials_are_its_steps() {
     let _turn = alone();
     let cluster = Cluster::start();
-    let project = Project::with_tiny().file("meet.py", include_str!("meet.py"));
+    let project = Project::with_tiny();
     let program = env!("CARGO_BIN_EXE_autofit");
     let said = cluster.submits(
         &project,
@@ -207,12 +116,4 @@ fn inside_an_allocation_trials_are_its_steps_and_a_job_script_trains_on_both_nod
     );
     assert!(said.contains("a step runs"), "{said}");
     assert_eq!(project.result()["status"], "tuned", "{said}");
-
-    let line = "emit --form sbatch --nodes 2 -- torchrun --nproc-per-node 1 meet.py";
-    let script = cluster.autofit(&project).line(line).finish().expect(0).stdout;
-    let printed = cluster.submits(&project, &[], &script);
-    for node in ["n1", "n2"] {
-        let rank = printed.lines().find(|l| l.starts_with("rank ") && l.ends_with(node));
-        assert!(rank.is_some_and(|l| l.contains(" of 2 ")), "{printed}");
-    }
 }

@@ -277,6 +277,7 @@ fn plan_of(argv: &[OsString], folder: &Path) -> AgentPlan {
         serves: false,
         quiet: false,
         profile: false,
+        several_machines: false,
         seed: None,
         training_loader: None,
         required: Vec::new(),

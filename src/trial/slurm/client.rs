@@ -12,7 +12,7 @@ use super::order::{ORDER, OUTPUT};
 use super::state::{self, End, JobState};
 use crate::exit::{self, Exit};
 use crate::process::beside::{self, Beside, Streams};
-use crate::process::tool::{self, Tool};
+use crate::process::tool::{self, Tool, ToolEnd};
 
 /// The hidden subcommand that a job consists of.
 pub const SUBCOMMAND: &str = "__node";
@@ -87,31 +87,26 @@ pub struct Refused {
 impl Client {
     /// For jobs of this name, with these options.
     pub fn new(name: &str, words: Vec<String>, cwd: &Path) -> Self {
-        let allocation = std::env::var(ALLOCATION).ok().filter(|id| !id.is_empty());
-        Self { name: name.to_owned(), words, cwd: cwd.to_owned(), allocation }
+        Self { name: name.to_owned(), words, cwd: cwd.to_owned(), allocation: allocation() }
     }
 
-    /// The allocation that trials are steps of.
-    pub fn allocation(&self) -> Option<&str> {
-        self.allocation.as_deref()
-    }
-
-    /// Launches the order in `dir`.
+    /// Launches the order in `dir`, on `nodes` nodes.
     ///
     /// # Errors
     /// [`Exit`] with SLURM's own words when it refuses.
-    pub fn launch(&self, dir: &Path) -> anyhow::Result<Launched> {
+    pub fn launch(&self, dir: &Path, nodes: u32) -> anyhow::Result<Launched> {
         let program = std::env::current_exe()?;
         let order = dir.join(ORDER);
         let node = [program.as_os_str(), SUBCOMMAND.as_ref(), order.as_os_str()];
         let node: Vec<String> = node.iter().map(|w| w.to_string_lossy().into_owned()).collect();
         if self.allocation.is_some() {
-            return Ok(Launched::Step(Arc::new(self.step(dir, &node)?)));
+            return Ok(Launched::Step(Arc::new(self.step(dir, nodes, &node)?)));
         }
-        let mut words = self.options(dir);
+        let mut words = self.options(dir, nodes);
         // What is preempted is launched again by the launcher, which then knows of it.
         words.extend(["--parsable".to_owned(), "--no-requeue".to_owned()]);
         // The shell's place is taken, so that SLURM's signals reach autofit itself.
+        let node = if nodes > 1 { [&["srun".to_owned()], &on_each(nodes)[..], &node].concat() } else { node };
         words.extend(["--wrap".to_owned(), format!("exec {}", shell_words::join(node))]);
         let said = call("sbatch", words).map_err(|e| Exit::new(exit::PLACE, e.to_string()))?;
         // `12`, or `12;cluster`.
@@ -120,22 +115,46 @@ impl Client {
         Ok(Launched::Job(id))
     }
 
-    fn step(&self, dir: &Path, node: &[String]) -> anyhow::Result<Step> {
+    fn step(&self, dir: &Path, nodes: u32, node: &[String]) -> anyhow::Result<Step> {
         let said = dir.join(SRUN);
         // The shell only gives `srun` a place to speak to.
         let shell = ["sh", "-c", "said=$1; shift; exec srun \"$@\" 2>\"$said\"", "sh"].map(str::to_owned);
-        let words = [&shell[..], &[said.display().to_string()], &self.options(dir), node].concat();
+        let mut options = self.options(dir, nodes);
+        if nodes > 1 {
+            options.extend(on_each(nodes));
+        }
+        let words = [&shell[..], &[said.display().to_string()], &options, node].concat();
         let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
         let (srun, _) = beside::start(&words, std::env::vars_os().collect(), Streams::ToStderr)?;
         Ok(Step { srun: Mutex::new(srun), said })
     }
 
-    fn options(&self, dir: &Path) -> Vec<String> {
+    /// What is asked for with a job on `nodes` nodes.
+    pub fn asks(&self, nodes: u32) -> Vec<String> {
         let mut words = self.words.clone();
+        if nodes > 1 {
+            // Else what the user's options say of it need not go with one task.
+            words.push("--ntasks-per-node=1".to_owned());
+        }
+        words.extend([format!("--nodes={nodes}"), format!("--ntasks={nodes}")]);
+        words
+    }
+
+    /// When and where such a job would start, in SLURM's words; nothing is submitted.
+    ///
+    /// # Errors
+    /// SLURM would refuse it.
+    pub fn would_start(&self, nodes: u32) -> Result<String, Refused> {
+        let ours = ["--test-only", "--wrap", "exit"].map(str::to_owned);
+        let end = run("sbatch", [self.asks(nodes), ours.to_vec()].concat())?;
+        let said = end.tail.iter().rev().find(|line| line.contains("to start"));
+        Ok(said.map(|line| line.trim_start_matches("sbatch: ").to_owned()).unwrap_or_default())
+    }
+
+    fn options(&self, dir: &Path, nodes: u32) -> Vec<String> {
+        let mut words = self.asks(nodes);
         words.extend([
             format!("--job-name={}", self.name),
-            "--nodes=1".to_owned(),
-            "--ntasks=1".to_owned(),
             format!("--output={}", dir.join(OUTPUT).display()),
             format!("--chdir={}", self.cwd.display()),
         ]);
@@ -167,6 +186,24 @@ impl Client {
         }
         cancel_all(&self.name);
     }
+}
+
+/// The allocation that this process runs in, and that trials then are steps of.
+pub fn allocation() -> Option<String> {
+    std::env::var(ALLOCATION).ok().filter(|id| !id.is_empty())
+}
+
+/// Options of the `srun` that starts one process on each node of a job.
+fn on_each(nodes: u32) -> [String; 5] {
+    [
+        format!("--nodes={nodes}"),
+        format!("--ntasks={nodes}"),
+        "--ntasks-per-node=1".to_owned(),
+        // The nodes themselves end the trial everywhere where it fails on one, and say why.
+        "--kill-on-bad-exit=0".to_owned(),
+        // It may use all that the job has there; a task by itself would be tied to one processor.
+        "--cpu-bind=none".to_owned(),
+    ]
 }
 
 /// Ends a job if it still waits.
@@ -251,6 +288,10 @@ fn squeue(jobs: &[&str]) -> Result<BTreeMap<String, JobState>, Refused> {
 
 /// Runs one of SLURM's programs; its standard output.
 fn call(program: &'static str, words: Vec<String>) -> Result<String, Refused> {
+    run(program, words).map(|end| end.stdout)
+}
+
+fn run(program: &'static str, words: Vec<String>) -> Result<ToolEnd, Refused> {
     let refused = |what: String| Refused { program, what };
     let end = tool::run(Tool::new(program).args(words), |_| ()).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
@@ -259,7 +300,7 @@ fn call(program: &'static str, words: Vec<String>) -> Result<String, Refused> {
         _ => refused(format!("cannot be started: {e}")),
     })?;
     match end.status.success() {
-        true => Ok(end.stdout),
+        true => Ok(end),
         false => Err(refused(format!("failed: {}", end.tail.join("; ")))),
     }
 }

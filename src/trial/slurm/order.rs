@@ -12,6 +12,7 @@ use crate::journal::write_atomic;
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
 use crate::model::{Observation, TrialSpec, VERSION};
+use crate::trial::nodes::post;
 
 /// The order's name in its folder.
 pub const ORDER: &str = "order.json";
@@ -56,6 +57,8 @@ pub struct TrialOrder {
     pub cap: Cap,
     /// A steady step is profiled.
     pub profile: bool,
+    /// Nodes that run it together.
+    pub nodes: u32,
     /// What was observed before: how each knob is turned, and what training is compared with.
     pub history: Vec<Observation>,
 }
@@ -64,6 +67,14 @@ impl Order {
     /// An order in this program's words.
     pub fn new(arguments: &[String], task: Task) -> Self {
         Self { version: VERSION, arguments: arguments.to_vec(), task }
+    }
+
+    /// Nodes that carry it out together.
+    pub fn nodes(&self) -> u32 {
+        match &self.task {
+            Task::Look => 1,
+            Task::Trial(trial) => trial.nodes,
+        }
     }
 
     /// Writes it into a folder that is made for it; what an earlier one left there is removed.
@@ -76,6 +87,7 @@ impl Order {
                 std::fs::remove_dir_all(dir)?;
             }
             std::fs::create_dir_all(dir)?;
+            post::lay_out(dir, self.nodes())?;
             // A command line may hold a secret.
             let mut file =
                 std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(ORDER))?;

@@ -146,6 +146,7 @@ impl Unwritten<'_> {
             tail: Vec::new(),
             inspection: None,
             ranks: Vec::new(),
+            nodes: Vec::new(),
             windows: Vec::new(),
             filled: None,
         }

@@ -2,10 +2,12 @@
 
 Where enough was measured the process is ended by `os._exit`, and by nothing else: SystemExit,
 KeyboardInterrupt and other exceptions are swallowed by a bare `except` in a training loop, and
-KeyboardInterrupt makes scripts save. Several ranks end after the same step, which rank 0 chooses.
+KeyboardInterrupt makes scripts save. Several ranks end after the same step, which rank 0 chooses; what they
+write for each other into the trial directory their launchers pass on where they run on several machines.
 """
 
 import atexit
+import math
 import os
 import sys
 import time
@@ -15,6 +17,7 @@ from .session import DONE
 
 _CHILD_GRACE = 1.0  # seconds for children to end before they are killed
 _AHEAD = 3  # steps between rank 0's decision and the common end; ranks run in step, give or take one
+_HEARD_AFTER = 3.0  # seconds until ranks on another machine have heard of rank 0's decision
 _RENDEZVOUS = 10.0  # seconds that a rank waits at the end for the others
 
 
@@ -33,6 +36,8 @@ class Ending:
         self.session = session
         self._over = []
         self._stop_at = None
+        self._last_step = None  # when it ended
+        self._shortest = None  # seconds of the shortest step so far
 
     def enough(self):
         """The schedule is satisfied.
@@ -55,6 +60,8 @@ class Ending:
         if roles.world_size() < 2:
             # The ranks have met before they train, and before the second look.
             return DONE if self.session.steps > 1 else None
+        if self.session.plan.several_machines and self.session.rank == 0:
+            self._time_step()
         stop = self._stop_at or self._published()
         if stop is not None and self.session.steps >= stop[0]:
             self._wait_for_others()
@@ -109,11 +116,23 @@ class Ending:
     def _publish(self, reason):
         if self.session.rank != 0 or self._published() is not None:
             return
-        self._stop_at = (self.session.steps + _AHEAD, reason)
+        self._stop_at = (self.session.steps + self._ahead(), reason)
         temporary = self._path("stop_at_step.tmp")
         with open(temporary, "w", encoding="ascii") as file:
             file.write(f"{self._stop_at[0]} {reason}")
         os.rename(temporary, self._path("stop_at_step"))
+
+    def _time_step(self):
+        now = time.perf_counter()
+        if self._last_step is not None:
+            self._shortest = min(self._shortest or math.inf, now - self._last_step)
+        self._last_step = now
+
+    def _ahead(self):
+        """Steps until the common end: none of them may be over before all ranks know which one it is."""
+        if not self._shortest:
+            return _AHEAD
+        return max(_AHEAD, math.ceil(_HEARD_AFTER / self._shortest))
 
     def _published(self):
         try:

@@ -63,6 +63,7 @@ class Plan:
         self.serves = bool(fields.get("serves"))
         self.quiet = bool(fields.get("quiet"))
         self.profile = bool(fields.get("profile"))
+        self.several_machines = bool(fields.get("several_machines"))
         self.seed = fields.get("seed")
         self.training_loader = fields.get("training_loader")
         self.required = list(fields.get("required") or [])

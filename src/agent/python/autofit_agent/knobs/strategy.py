@@ -9,6 +9,7 @@ import sys
 
 from .. import checking, describe
 from ..ranks import group
+from . import buckets
 from .base import Knob
 
 SHARDED = ("fsdp", "fsdp_offload")
@@ -106,7 +107,7 @@ class Strategy(Knob):
             self.sharding = sharding.Sharding(module, optimizers, offload, device, torch)
         else:
             trained = [p for p in module.parameters() if p.requires_grad]
-            self.reducer = reducer.Reducer(trained, torch)
+            self.reducer = reducer.Reducer(trained, torch, **buckets.of_strategy(self.session.settings))
         self.session.part_of = self.sharing.part
 
     # In the root's call

@@ -29,6 +29,11 @@ const FILES: [(&str, &str); 4] = [
 /// Where they go, below `--out`.
 const FOLDER: &str = "autofit-profile";
 
+/// Lines of a failed launch's output that the error has.
+const TAIL_LINES: usize = 12;
+/// How Python's faulthandler begins, which the agent switches on in a profile.
+const CRASH: &str = "Fatal Python error";
+
 /// `autofit profile`.
 #[derive(Debug, Clone)]
 pub struct ProfileRequest {
@@ -122,21 +127,32 @@ fn told(folder: &Path) -> Option<Profile> {
     })
 }
 
+/// Why nothing was told, and where the launch itself has come to a bad end, its last words.
 fn without(observation: &Observation) -> Exit {
-    let verdict = observation.verdict;
-    let (status, why) = match verdict {
+    let (status, why) = match observation.verdict {
         Verdict::Oom => {
-            (exit::NOTHING_FITS, "memory ran out before a steady step; `--set` takes what lowers its demand")
+            (exit::NOTHING_FITS, format!("{}; `--set` takes what lowers its demand", observation.why))
         }
-        Verdict::Failed | Verdict::Timeout => {
-            (exit::SCRIPT_FAILS, "the script did not come to a steady step")
+        Verdict::Failed | Verdict::Timeout => (exit::SCRIPT_FAILS, observation.why.clone()),
+        _ => {
+            let why = "the script has too few steps: two more are looked at when enough were measured";
+            (exit::SCRIPT_FAILS, format!("{}; {why}", observation.why))
         }
-        _ => (
-            exit::SCRIPT_FAILS,
-            "the agent told no profile: the script has too few steps, or the profiler failed in it",
-        ),
     };
-    Exit::new(status, format!("nothing was profiled ({}): {why}", verdict.name()))
+    let mut message = format!("nothing was profiled ({}): {why}", observation.verdict.name());
+    if matches!(observation.verdict, Verdict::Failed | Verdict::Timeout) {
+        for line in last_words(&observation.tail) {
+            message.push_str("\n  | ");
+            message.push_str(line);
+        }
+    }
+    Exit::new(status, message)
+}
+
+/// The end of the output; of a crash all that Python has said of it.
+fn last_words(tail: &[String]) -> &[String] {
+    let crash = tail.iter().rposition(|line| line.starts_with(CRASH));
+    &tail[crash.unwrap_or(tail.len().saturating_sub(TAIL_LINES))..]
 }
 
 /// Copies what the agent has written to where the user finds it.
@@ -152,4 +168,23 @@ fn keep(from: &Path, to: &Path) -> anyhow::Result<Vec<(PathBuf, &'static str)>> 
         }
     }
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn of_a_crash_all_is_told_that_python_has_said() {
+        let before = "a line\n".repeat(30);
+        let crash = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n"
+            .to_owned() + &"  File \"steps.py\", line 1 in stop\n".repeat(20);
+        assert_eq!(last_words(&lines(&(before.clone() + &crash))), lines(&crash));
+        assert_eq!(last_words(&lines(&before)).len(), TAIL_LINES);
+        assert_eq!(last_words(&lines("one\ntwo")), ["one", "two"]);
+    }
 }

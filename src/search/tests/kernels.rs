@@ -109,11 +109,11 @@ fn a_short_update_is_no_reason_for_a_launch() {
 fn a_copy_of_the_gradients_is_spared_where_the_script_has_copies_of_its_model() {
     let views = Knob::GradientAsBucketView;
     let search = |copies| {
-        let machine = cuda().knob(views, "true", 1.06, 0.9).set(|m| m.copies = copies);
+        let machine = cuda().knob(views, "true", 1.0, 0.5).set(|m| (m.copies, m.cap) = (copies, 8_000 << 20));
         machine.search(&machine.plan())
     };
     let run = search(true);
-    assert!(run.winner().get(views).is_some(), "{run}");
+    assert!(tried(&run, views) > 0, "{run}");
     // `strategy=ddp` would have buckets too, but nobody asks for it.
     let run = search(false);
     assert_eq!(tried(&run, views), 0, "{run}");

@@ -145,6 +145,7 @@ def measure(place, ranks, settings):
     profile = place.run(ranks, settings)
     memory, wanted = profile["memory"], arithmetic(ranks, settings)
     return {
+        "name": named(ranks, settings),
         "settings": settings,
         "ranks": ranks,
         "arithmetic": wanted,
@@ -178,7 +179,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--binary", default=os.path.join(overhead.ROOT, "target", "release", "autofit"))
-    parser.add_argument("--only", help="a layout by its printed name; the file then has nothing else")
+    parser.add_argument("--only", help="one layout, by its printed name; others in the file stay")
     folder = os.environ.get("OUT") or os.path.join(overhead.ROOT, "benches", "results")
     parser.add_argument("--out", default=os.path.join(folder, "sharding.json"))
     args = parser.parse_args()
@@ -198,6 +199,12 @@ def main():
         "not_run": [],
         "goals": {},
     }
+    if args.only and os.path.exists(args.out):
+        with open(args.out, encoding="utf-8") as file:
+            before = json.load(file)
+        body["layouts"] = [one for one in before["layouts"] if one["name"] != args.only]
+        body["not_run"] = [one for one in before["not_run"] if one["layout"] != args.only]
+        body["goals"] = before["goals"]
     for ranks, settings in LAYOUTS:
         name = named(ranks, settings)
         if args.only not in (None, name):

@@ -80,6 +80,7 @@ modules! {
         test_fingerprints
         test_gpu_knobs
         test_knobs_accumulation
+        test_knobs_buckets
         test_knobs_fp16
         test_knobs_idle_models
         test_knobs_inplace

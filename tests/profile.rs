@@ -57,3 +57,41 @@ fn a_script_without_a_steady_step_is_said_to_have_none() {
         .says("no data here");
     assert!(!project.path().join("autofit-profile").exists());
 }
+
+/// Crashes at its third step, as native code does; with `once` only in the first launch, which leaves a file behind.
+const CRASHES: &str = r#"
+import ctypes, os, sys, torch
+model = torch.nn.Linear(4, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+crashes = sys.argv[1] == "always" or not os.path.exists("left/seen")
+for step in range(10**6):
+    if step == 3 and crashes:
+        open("left/seen", "w").close()
+        ctypes.string_at(0)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+"#;
+
+#[test]
+fn a_crash_is_tried_once_more_and_says_where_it_was() {
+    let _turn = alone();
+    let project = Project::new().file("crashes.py", CRASHES).file("left/kept", "");
+    let done = autofit(project.path())
+        .with_python()
+        .line("profile --device cpu --json -q --share left -- python crashes.py once")
+        .finish()
+        .expect(0);
+    let profile: Value = serde_json::from_str(&done.stdout).unwrap();
+    let notes = profile["notes"].as_array().unwrap();
+    let said = "the process crashed while it trained (SIGSEGV); the profile is of a second launch";
+    assert!(notes.iter().any(|note| note == said), "{profile:#}");
+    // What happens again is no bad luck.
+    let _ = autofit(project.path())
+        .with_python()
+        .line("profile --device cpu -q --share left -- python crashes.py always")
+        .finish()
+        .expect(4)
+        .says("nothing was profiled (failed): was killed by signal SIGSEGV")
+        .says("| Fatal Python error: Segmentation fault")
+        .says("crashes.py\", line 9");
+}

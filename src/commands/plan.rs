@@ -92,6 +92,7 @@ fn configurations(rung: &Rung) -> Vec<Configuration> {
                 Knob::Amp => vec!["bf16".into()],
                 Knob::Offload => vec!["optimizer".into(), "activations".into()],
                 Knob::IdleModels => vec!["host".into()],
+                Knob::GradientAsBucketView => vec![true.into()],
                 // It brings the compiler along.
                 Knob::ActivationMemoryBudget => {
                     return ["0.5", "0.25"]

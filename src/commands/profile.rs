@@ -13,11 +13,13 @@ use super::{Job, finish, terminal};
 use crate::agent::EventReader;
 use crate::exit::{self, Exit};
 use crate::model::event::Record;
+use crate::model::observation::{ProcessEnd, RankFigures};
 use crate::model::profile::Profile;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, VERSION, Verdict};
 use crate::report::profile::{ProfileText, render};
 use crate::report::style::{Stream, Style};
 use crate::trial::{Executor, Launches};
+use crate::verdict::judge::signal_name;
 
 /// What the agent writes beside its records, and what it is for.
 const FILES: [(&str, &str); 4] = [
@@ -28,6 +30,13 @@ const FILES: [(&str, &str); 4] = [
 ];
 /// Where they go, below `--out`.
 const FOLDER: &str = "autofit-profile";
+
+/// Lines of a failed launch's output that the error has.
+const TAIL_LINES: usize = 12;
+/// SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: the end of native code that has gone wrong.
+const CRASHES: [i32; 5] = [4, 6, 7, 8, 11];
+/// How Python's faulthandler begins, which the agent switches on in a profile.
+const CRASH: &str = "Fatal Python error";
 
 /// `autofit profile`.
 #[derive(Debug, Clone)]
@@ -45,6 +54,7 @@ struct Printed<'a> {
     settings: &'a Configuration,
     #[serde(flatten)]
     profile: &'a Profile,
+    ranks: &'a [RankFigures],
     files: Vec<String>,
 }
 
@@ -74,18 +84,28 @@ pub async fn run(request: ProfileRequest) -> anyhow::Result<i32> {
     }
     bench.executor.profile();
     let purpose = if settings.is_baseline() { Purpose::Baseline } else { Purpose::Climb };
-    let observation = launch(&mut bench, trial, &settings, purpose).await?;
+    let mut observation = launch(&mut bench, trial, &settings, purpose).await?;
+    let mut failed = None;
+    if let Some(how) = profiler_failed(&bench.executor.trial_dir(trial), &observation) {
+        let note = format!("{how}; the profile is of a second launch");
+        bench.tell(&Progress::Note(note.clone()));
+        failed = Some(note);
+        trial += 1;
+        observation = launch(&mut bench, trial, &settings, purpose).await?;
+    }
     if let Some(status) = stopped(&bench, &observation)? {
         return Ok(status);
     }
     bench.finish_reporting();
     let folder = bench.executor.trial_dir(trial);
-    let Some(profile) = told(&folder) else { return Err(without(&observation).into()) };
+    let Some(mut profile) = told(&folder) else { return Err(without(&observation).into()) };
+    profile.notes.extend(failed);
     let files = keep(&folder, &place.out.join(FOLDER))?;
     let shown = |path: &PathBuf| finish::shown(path, &place);
     if job.json {
         let files = files.iter().map(|(path, _)| shown(path)).collect();
-        let printed = Printed { version: VERSION, settings: &settings, profile: &profile, files };
+        let ranks = &observation.ranks;
+        let printed = Printed { version: VERSION, settings: &settings, profile: &profile, ranks, files };
         terminal::print(&(serde_json::to_string_pretty(&printed)? + "\n"));
     } else {
         let files = files.iter().map(|(path, what)| (shown(path), *what)).collect();
@@ -126,21 +146,50 @@ fn told(folder: &Path) -> Option<Profile> {
     })
 }
 
+/// How the profiler itself came to fail, in a script that trains: what sees PyTorch from within may crash with it, now and
+/// then.  `None` where there is a profile, or the script has ended in a way of its own.
+fn profiler_failed(folder: &Path, observation: &Observation) -> Option<String> {
+    if observation.verdict != Verdict::Failed || observation.steps == 0 || told(folder).is_some() {
+        return None;
+    }
+    if let ProcessEnd::Signaled { signal } = observation.end
+        && CRASHES.contains(&signal)
+    {
+        return Some(format!("the process crashed while it trained ({})", signal_name(signal)));
+    }
+    EventReader::new(folder).read().into_iter().find_map(|(_, event)| match event.record {
+        Record::Fault { hook, error } if hook.contains("Profile") => {
+            Some(format!("the profiler failed ({error})"))
+        }
+        _ => None,
+    })
+}
+
+/// Why nothing was told, and where the launch itself has come to a bad end, its last words.
 fn without(observation: &Observation) -> Exit {
-    let verdict = observation.verdict;
-    let (status, why) = match verdict {
-        Verdict::Oom => {
-            (exit::NOTHING_FITS, "memory ran out before a steady step; `--set` takes what lowers its demand")
+    let said = observation.why.clone();
+    let (status, why) = match observation.verdict {
+        Verdict::Oom => (exit::NOTHING_FITS, format!("{said}; `--set` takes what lowers its demand")),
+        Verdict::Fit | Verdict::Disturbed => {
+            let few = "the script has too few steps: two more are looked at when enough were measured";
+            (exit::SCRIPT_FAILS, few.to_owned())
         }
-        Verdict::Failed | Verdict::Timeout => {
-            (exit::SCRIPT_FAILS, "the script did not come to a steady step")
-        }
-        _ => (
-            exit::SCRIPT_FAILS,
-            "the agent told no profile: the script has too few steps, or the profiler failed in it",
-        ),
+        _ => (exit::SCRIPT_FAILS, said),
     };
-    Exit::new(status, format!("nothing was profiled ({}): {why}", verdict.name()))
+    let mut message = format!("nothing was profiled ({}): {why}", observation.verdict.name());
+    if matches!(observation.verdict, Verdict::Failed | Verdict::Timeout) {
+        for line in last_words(&observation.tail) {
+            message.push_str("\n  | ");
+            message.push_str(line);
+        }
+    }
+    Exit::new(status, message)
+}
+
+/// The end of the output; of a crash all that Python has said of it.
+fn last_words(tail: &[String]) -> &[String] {
+    let crash = tail.iter().rposition(|line| line.starts_with(CRASH));
+    &tail[crash.unwrap_or(tail.len().saturating_sub(TAIL_LINES))..]
 }
 
 /// Copies what the agent has written to where the user finds it.
@@ -156,4 +205,23 @@ fn keep(from: &Path, to: &Path) -> anyhow::Result<Vec<(PathBuf, &'static str)>> 
         }
     }
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn of_a_crash_all_is_told_that_python_has_said() {
+        let before = "a line\n".repeat(30);
+        let crash = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n"
+            .to_owned() + &"  File \"steps.py\", line 1 in stop\n".repeat(20);
+        assert_eq!(last_words(&lines(&(before.clone() + &crash))), lines(&crash));
+        assert_eq!(last_words(&lines(&before)).len(), TAIL_LINES);
+        assert_eq!(last_words(&lines("one\ntwo")), ["one", "two"]);
+    }
 }

@@ -1,5 +1,6 @@
-//! A plain script in several processes: `strategy`, and the number of them.  And a script that starts several by
-//! itself: what each of them holds of the model.
+//! A plain script in several processes: `strategy`, and the number of them.  How copies of a model exchange their
+//! gradients, those of a script too that makes them by itself.  And a script that starts several processes by itself:
+//! what each of them holds of the model.
 
 use std::path::Path;
 
@@ -13,6 +14,8 @@ const DDP: &str = "DistributedDataParallel";
 
 /// Processes on the processor, where nobody asks for another number.
 const ON_PROCESSOR: u32 = 2;
+/// What the copies of `strategy=ddp` have (`ranks/reducer.py`), and DistributedDataParallel by itself.
+const USUAL_BUCKETS: (bool, f64) = (false, 25.0);
 
 pub(super) fn strategy(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let knob = Knob::Strategy;
@@ -85,6 +88,31 @@ fn wrapped(found: &Inspection) -> KnobSite {
         current: Some("ddp".to_owned()),
         ..site(knob, Way::Agent, format!("what {DDP} wraps is sharded over the command's processes"))
     }
+}
+
+/// Of the script's DistributedDataParallel, else of what `strategy=ddp` has.
+pub(super) fn buckets(knob: Knob, found: &Inspection, machine: &MachineFacts) -> KnobSite {
+    let detected = found.detected.as_ref();
+    let own = detected.and_then(|d| d.exchange.as_ref());
+    let (views, mib) = own.map_or(USUAL_BUCKETS, |e| (e.gradient_as_bucket_view, e.bucket_cap_mb));
+    let (current, values) = match knob {
+        Knob::GradientAsBucketView => (views.to_string(), vec![true.into(), false.into()]),
+        _ => (mib.to_string(), Vec::new()),
+    };
+    let site = match own {
+        Some(e) if e.passed.iter().any(|name| name == knob.name()) => {
+            refused(knob, format!("the script passes {knob}={current} to DistributedDataParallel by itself"))
+        }
+        Some(_) => KnobSite { values, ..site(knob, Way::Agent, "an argument of DistributedDataParallel") },
+        None => match detected.and_then(|d| d.distributed.as_ref()) {
+            Some(wrapper) => return refused(knob, format!("the model is wrapped in {wrapper}")),
+            None if why_not(found, machine).is_some() => {
+                return refused(knob, "there are no copies of the model that exchange gradients");
+            }
+            None => KnobSite { values, ..site(knob, Way::Agent, "the buckets of strategy=ddp") },
+        },
+    };
+    KnobSite { current: Some(current), ..site }
 }
 
 /// One on each GPU; two on the processor.

@@ -66,6 +66,7 @@ pub(super) fn find(knob: Knob, found: &Inspection, machine: &MachineFacts, wante
         Knob::IdleModels => idle_models(found),
         Knob::Strategy => ranks::strategy(found, machine),
         Knob::Processes => ranks::processes(found, machine),
+        Knob::GradientAsBucketView | Knob::BucketCapMb => ranks::buckets(knob, found, machine),
         Knob::Optimizer
         | Knob::SetToNone
         | Knob::Tf32

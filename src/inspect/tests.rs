@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::model::event::Hello;
 use crate::model::inspection::{
-    BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, SwitchInfo,
+    BlocksInfo, Detected, ExchangeInfo, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, SwitchInfo,
 };
 use crate::model::plan::Way;
 use crate::model::{NumericsClass, Value};
@@ -694,6 +694,33 @@ fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
         let said = script.why_not(knob);
         assert!(said.contains(why), "{said}");
     }
+}
+
+#[test]
+fn the_buckets_are_the_scripts_own_or_those_of_a_strategy() {
+    let (views, size) = (Knob::GradientAsBucketView, Knob::BucketCapMb);
+    let own = |passed: &[&str]| {
+        let passed = passed.iter().map(ToString::to_string).collect();
+        script().with(|s| {
+            let exchange = ExchangeInfo { gradient_as_bucket_view: false, bucket_cap_mb: 0.5, passed };
+            s.detected.as_mut().unwrap().exchange = Some(exchange);
+        })
+    };
+    assert_eq!(own(&[]).site(views).how, "an argument of DistributedDataParallel");
+    assert_eq!(own(&[]).site(views).current.as_deref(), Some("false"));
+    assert_eq!(own(&[]).site(size).current.as_deref(), Some("0.5"));
+    assert_eq!(
+        own(&["bucket_cap_mb"]).why_not(size),
+        "the script passes bucket_cap_mb=0.5 to DistributedDataParallel by itself"
+    );
+    assert!(own(&["bucket_cap_mb"]).site(views).way.is_some());
+    assert_eq!(script().site(views).how, "the buckets of strategy=ddp");
+    assert!(
+        script().with(|s| s.roots[0].batch_norm = true).why_not(views).contains("no copies of the model")
+    );
+    let sharded = script()
+        .with(|s| s.detected.as_mut().unwrap().distributed = Some("FullyShardedDataParallel".to_owned()));
+    assert!(sharded.why_not(size).contains("wrapped in FullyShardedDataParallel"));
 }
 
 #[test]

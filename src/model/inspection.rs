@@ -195,6 +195,8 @@ pub struct Detected {
     pub accumulation: u32,
     /// DistributedDataParallel or FSDP in use.
     pub distributed: Option<String>,
+    /// How its DistributedDataParallel exchanges gradients.
+    pub exchange: Option<ExchangeInfo>,
     /// `PYTORCH_CUDA_ALLOC_CONF` as the script has it, set from outside or by itself.
     pub alloc_conf: Option<String>,
     /// Optimizer classes.
@@ -227,6 +229,18 @@ pub struct Detected {
     pub deterministic: bool,
     /// What torch.compile lacks on this machine, if anything.
     pub compile_lacks: Option<String>,
+}
+
+/// Settings of the script's DistributedDataParallel.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExchangeInfo {
+    /// Gradients lie in its buckets.
+    pub gradient_as_bucket_view: bool,
+    /// The size of a bucket in MiB.
+    pub bucket_cap_mb: f64,
+    /// Those of both that the script passes by itself.
+    pub passed: Vec<String>,
 }
 
 /// How the optimizers update parameters.

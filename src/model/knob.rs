@@ -173,6 +173,10 @@ knobs! {
     IdleModels = "idle_models", Exact, Accepts::Words(&["device", "host"]);
     /// Calls of a script that never trains run in `torch.inference_mode()` instead of `no_grad`.
     InferenceMode = "inference_mode", Exact, Accepts::Bool;
+    /// Gradients lie in the buckets in which copies of a model exchange them, instead of being copied there.
+    GradientAsBucketView = "gradient_as_bucket_view", Exact, Accepts::Bool;
+    /// The size of these buckets in MiB.
+    BucketCapMb = "bucket_cap_mb", Exact, Accepts::IntFrom(1);
 }
 
 impl Knob {

@@ -208,6 +208,8 @@ impl Context<'_> {
                 _ => 1.0,
             },
             (Knob::Allocator, _) => 0.92,
+            // One copy of the gradients less, beside the activations.
+            (Knob::GradientAsBucketView, Value::Bool(true)) => 0.80,
             // One activation at a time: what overwrites and what is overwritten are never there together.
             (Knob::Inplace, _) => 0.97,
             (Knob::BatchSize, Value::Int(b)) => self.batch.map_or(1.0, |own| *b as f64 / own as f64),

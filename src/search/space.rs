@@ -10,7 +10,7 @@ use crate::recipe::Rung;
 const MOST_PARTS: u64 = 64;
 
 /// Knobs that lower the demand for device memory, in no order.
-pub(super) const MEMORY: [Knob; 10] = [
+pub(super) const MEMORY: [Knob; 11] = [
     Knob::Allocator,
     Knob::Accumulation,
     Knob::Amp,
@@ -21,7 +21,11 @@ pub(super) const MEMORY: [Knob; 10] = [
     Knob::Inplace,
     Knob::ActivationMemoryBudget,
     Knob::IdleModels,
+    Knob::GradientAsBucketView,
 ];
+
+/// Settings of the buckets in which copies of a model exchange gradients.
+const BUCKETS: [Knob; 2] = [Knob::GradientAsBucketView, Knob::BucketCapMb];
 
 /// What can be set, and to what.
 pub(super) struct Space<'a> {
@@ -63,6 +67,7 @@ impl<'a> Space<'a> {
     pub fn allows(&self, settings: &Configuration) -> bool {
         settings.0.iter().all(|(knob, value)| self.takes(*knob, value))
             && self.budget_has_sense(settings)
+            && self.buckets_have_sense(settings)
             // Compiled code has nothing to gain from it.
             && !(settings.get(Knob::InferenceMode).is_some() && settings.get(Knob::Compile).is_some())
     }
@@ -72,6 +77,13 @@ impl<'a> Space<'a> {
         settings.get(Knob::ActivationMemoryBudget).is_none()
             || settings.get(Knob::Checkpoint).is_none()
                 && (settings.get(Knob::Compile).is_some() || self.compiles_itself())
+    }
+
+    /// Copies of a model exchange gradients in buckets: the script's own copies, or those of `strategy=ddp`.
+    fn buckets_have_sense(&self, settings: &Configuration) -> bool {
+        let asked = BUCKETS.iter().any(|knob| settings.get(*knob).is_some());
+        let own = self.found.detected.as_ref().is_some_and(|d| d.exchange.is_some());
+        !asked || own || settings.text(Knob::Strategy) == Some("ddp")
     }
 
     fn compiles_itself(&self) -> bool {
@@ -175,7 +187,7 @@ impl<'a> Space<'a> {
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
             Knob::IdleModels => vec!["host".into()],
             // Where a recipe lists them.
-            Knob::Strategy | Knob::Processes => Vec::new(),
+            Knob::Strategy | Knob::Processes | Knob::BucketCapMb => Vec::new(),
             Knob::Optimizer => vec!["fused".into(), "foreach".into()],
             Knob::SetToNone
             | Knob::Tf32
@@ -183,7 +195,8 @@ impl<'a> Space<'a> {
             | Knob::ChannelsLast
             | Knob::EmptyCache
             | Knob::Inplace
-            | Knob::InferenceMode => vec![true.into()],
+            | Knob::InferenceMode
+            | Knob::GradientAsBucketView => vec![true.into()],
             // The longest search for kernels, an hour for some models, is made where a recipe asks for it.
             Knob::Compile if self.plan.device == Device::Cuda => {
                 vec!["default".into(), "reduce-overhead".into()]
@@ -291,7 +304,7 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
         (Knob::Malloc, Value::Text(t)) => t == "trim",
         (Knob::BatchSize, Value::Int(b)) => own_batch.is_some_and(|own| *b < own),
         (Knob::Allocator | Knob::Accumulation | Knob::Amp | Knob::Checkpoint | Knob::Offload, _) => true,
-        (Knob::Inplace, Value::Bool(on)) => *on,
+        (Knob::Inplace | Knob::GradientAsBucketView, Value::Bool(on)) => *on,
         (Knob::ActivationMemoryBudget, Value::Text(t)) => t != "1",
         (Knob::IdleModels, Value::Text(t)) => t == "host",
         (Knob::Strategy, Value::Text(t)) => t != "single",
@@ -310,7 +323,7 @@ pub(super) fn with(settings: &Configuration, knob: Knob, value: Value) -> Config
 pub(super) fn without(settings: &Configuration, knob: Knob) -> Configuration {
     let next = settings.without(knob);
     if knob == Knob::Strategy {
-        return next.without(Knob::Processes);
+        return BUCKETS.iter().fold(next.without(Knob::Processes), |next, knob| next.without(*knob));
     }
     if knob == Knob::Compile {
         return next.without(Knob::ActivationMemoryBudget);

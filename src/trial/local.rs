@@ -306,7 +306,11 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
 
     /// Reads, tells and guards until the trial is over.
     async fn attend(&mut self, number: u32, trial: &mut Trial, running: &Running) -> Ended {
-        let mut patience = Patience::with_timeout(self.site.timeout, &trial.prepared.plan.settings);
+        let plan = &trial.prepared.plan;
+        let mut patience = Patience::with_timeout(self.site.timeout, &plan.settings);
+        if plan.profile {
+            patience = patience.while_looking();
+        }
         let mut reclaim = Reclaim::default();
         let mut pulse = Pulse::default();
         let mut told = Instant::now();

@@ -34,6 +34,10 @@ const AFTER_OOM: Duration = Duration::from_secs(8);
 const COMPILING: Duration = Duration::from_secs(5 * 60);
 const COMPILING_MOST: Duration = Duration::from_secs(20 * 60);
 
+/// What a profiler has traced is read before the next step ends: seconds, on a busy machine or of a step with very many
+/// operators minutes, in which the agent may be silent, too.
+const LOOKING: Duration = Duration::from_secs(5 * 60);
+
 /// The time that compiling may take under these settings.
 fn compiling(settings: &Configuration) -> Duration {
     match settings.text(Knob::Compile) {
@@ -78,8 +82,10 @@ pub struct Patience {
     pub several_ranks: bool,
     /// Each rank that trains; one that has said its last word is taken out.
     ranks: BTreeMap<u32, Rank>,
-    /// What a step may take longer because something is compiled in it.
-    compiling: Duration,
+    /// What a step may take longer because something is compiled in it, or it is looked at.
+    longer: Duration,
+    /// The same for an agent's silence.
+    quieter: Duration,
     last_record: f64,
     last_step: Option<f64>,
     typical_step: Option<f64>,
@@ -91,7 +97,17 @@ impl Patience {
     /// A clock with a limit for the whole trial, to which the time for compiling is added where settings ask for that.
     pub fn with_timeout(timeout: Duration, settings: &Configuration) -> Self {
         let compiling = compiling(settings);
-        Self { timeout: Some(timeout + compiling), compiling, ..Self::default() }
+        Self { timeout: Some(timeout + compiling), longer: compiling, ..Self::default() }
+    }
+
+    /// The clock of a trial in which steps are profiled.
+    pub fn while_looking(self) -> Self {
+        Self {
+            timeout: self.timeout.map(|t| t + LOOKING),
+            longer: self.longer + LOOKING,
+            quieter: LOOKING,
+            ..self
+        }
     }
 
     /// A record of one rank's agent.
@@ -152,17 +168,18 @@ impl Patience {
             return Some(ProcessEnd::RankLost);
         }
         let last_step = self.last_step?;
-        if self.several_ranks && self.ranks.values().any(|r| now - r.heard > RANK_SILENCE.as_secs_f64()) {
+        let silence = |limit: Duration| (limit + self.quieter).as_secs_f64();
+        if self.several_ranks && self.ranks.values().any(|r| now - r.heard > silence(RANK_SILENCE)) {
             return Some(ProcessEnd::RankLost);
         }
-        if now - self.last_record > SILENCE.as_secs_f64() {
+        if now - self.last_record > silence(SILENCE) {
             return Some(ProcessEnd::Hung);
         }
         let idle_floor = STALL_FLOOR_OF_IDLE_RANKS.as_secs_f64();
         let idle = self.several_ranks && self.ranks.values().all(|r| now - r.busy > idle_floor);
         let floor = if idle { STALL_FLOOR_OF_IDLE_RANKS } else { STALL_FLOOR };
         let allowed = (self.typical_step.unwrap_or(0.0) * STALL_FACTOR).max(floor.as_secs_f64());
-        let allowed = allowed + self.compiling.as_secs_f64();
+        let allowed = allowed + self.longer.as_secs_f64();
         (!self.in_phase && now - last_step > allowed).then_some(ProcessEnd::Hung)
     }
 }
@@ -221,6 +238,27 @@ mod tests {
                 .map(|s| allowed(&s));
         assert_eq!((plain, off), (Some(61.0), Some(61.0)));
         assert_eq!((compiled, tuned), (Some(361.0), Some(1261.0)));
+    }
+
+    #[test]
+    fn a_step_that_is_looked_at_is_given_time() {
+        let ends = |p: Patience, speaks: bool| {
+            let mut p = Patience { timeout: Some(Duration::from_secs(3600)), ..p };
+            p.step(1.0);
+            (1..1000).map(f64::from).find(|now| {
+                if speaks {
+                    p.record(*now);
+                }
+                p.verdict(*now).is_some()
+            })
+        };
+        let looking = || Patience::default().while_looking();
+        assert_eq!([ends(Patience::default(), true), ends(looking(), true)], [Some(62.0), Some(362.0)]);
+        assert_eq!([ends(Patience::default(), false), ends(looking(), false)], [Some(62.0), Some(362.0)]);
+        let mut two = Patience { several_ranks: true, ..looking() };
+        two.step(1.0);
+        two.ranks.insert(0, Rank::new(1.0));
+        assert_eq!((two.verdict(300.0), two.verdict(322.0)), (None, Some(ProcessEnd::RankLost)));
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub fn for_production(prepared: &Prepared) -> AgentPlan {
 
 /// Knobs that the fit depends on: without them a run would go out of memory later.
 fn required(settings: &Configuration) -> Vec<Knob> {
-    const MEMORY: [Knob; 7] = [
+    const MEMORY: [Knob; 8] = [
         Knob::Accumulation,
         Knob::Checkpoint,
         Knob::Offload,
@@ -96,6 +96,7 @@ fn required(settings: &Configuration) -> Vec<Knob> {
         Knob::Amp,
         Knob::ActivationMemoryBudget,
         Knob::IdleModels,
+        Knob::GradientAsBucketView,
     ];
     settings.0.keys().copied().filter(|k| MEMORY.contains(k)).collect()
 }

@@ -33,6 +33,7 @@ KNOBS = [
     ("num_workers", 1, 1e-6),
     ("batch_size", 4, None),
     ("activation_memory_budget", "0.5", 1e-5),
+    ("gradient_as_bucket_view", True, 0.0),
 ]
 # What a knob means nothing without.
 BESIDE = {"activation_memory_budget": {"compile": "default"}}
@@ -51,7 +52,7 @@ OF_THE_PROCESSOR = "nothing is trained|GPU|in host memory already|on cpu|no call
 NOTHING_THERE = re.compile(
     "no DataLoader was seen|applied to 0 objects|no call of a module|no batch was split"
     "|has no convolution|has no repeated blocks|no optimizer of torch.optim|no training call of a module"
-    "|the script was not seen to pass set_to_none=False|has no ReLU behind"
+    "|no DistributedDataParallel was built|the script was not seen to pass set_to_none=False|has no ReLU behind"
 )
 # What was measured on this machine is no part of a reason.
 MEASURED = re.compile(r"\d+\.\d+(e-?\d+)?")

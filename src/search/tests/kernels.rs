@@ -105,6 +105,20 @@ fn a_short_update_is_no_reason_for_a_launch() {
     assert_eq!(why(&run, "compile"), "there is no compiler", "{run}");
 }
 
+#[test]
+fn a_copy_of_the_gradients_is_spared_where_the_script_has_copies_of_its_model() {
+    let views = Knob::GradientAsBucketView;
+    let search = |copies| {
+        let machine = cuda().knob(views, "true", 1.0, 0.5).set(|m| (m.copies, m.cap) = (copies, 8_000 << 20));
+        machine.search(&machine.plan())
+    };
+    let run = search(true);
+    assert!(tried(&run, views) > 0, "{run}");
+    // `strategy=ddp` would have buckets too, but nobody asks for it.
+    let run = search(false);
+    assert_eq!(tried(&run, views), 0, "{run}");
+}
+
 /// Only a compiled model with one of the budgets fits: the smaller one, or the larger one.
 #[test]
 fn budgets_are_rungs_of_a_compiled_model_and_no_order_of_them_is_taken_for_granted() {

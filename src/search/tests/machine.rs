@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::inspect::{MachineFacts, build_inspection};
 use crate::model::event::{KnobReport, Phase, Record};
 use crate::model::inspection::{
-    BlocksInfo, Detected, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
+    BlocksInfo, Detected, ExchangeInfo, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
 };
 use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use crate::model::plan::Device;
@@ -81,6 +81,8 @@ pub struct Machine {
     /// There is a compiler, and the script leaves its kernels and updates as PyTorch has them; else it has seen to
     /// them itself.
     pub kernels: bool,
+    /// The script wraps its model in DistributedDataParallel.
+    pub copies: bool,
     /// Launches (counted from 1) that other load spoils.
     pub disturbed: Vec<u32>,
     /// Settings can be turned between two steps.
@@ -114,6 +116,7 @@ impl Machine {
             failure: None,
             cpu_bf16: false,
             kernels: false,
+            copies: false,
             disturbed: Vec::new(),
             sweeps: true,
             law: Box::new(|_, law| law),
@@ -299,6 +302,7 @@ impl Machine {
             tf32: !self.kernels,
             deterministic: !self.kernels,
             compile_lacks: (!self.kernels).then(|| "there is no compiler".to_owned()),
+            exchange: self.copies.then(ExchangeInfo::default),
             ..Detected::default()
         };
         let option = ScriptOption {

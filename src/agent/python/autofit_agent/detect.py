@@ -14,6 +14,7 @@ from . import compiling, describe, imports, patches, updates
 from .checkpoints import Checkpoints
 from .session import DONE
 from .tf32 import read_tf32
+from .wrapping import Wrapping
 
 TOLD_AFTER = (0, 1, 3, 8)  # optimizer steps after which the record is written again, if it has changed
 NAMES = {"bfloat16": "bf16", "float16": "fp16"}
@@ -36,6 +37,7 @@ class Detect:
         self.session = session
         self.torch = torch
         self.checkpoints = Checkpoints(torch)
+        self.wrapping = Wrapping(torch)
         self.amp = None
         self.amp_inside = False  # the script enters autocast inside a root's forward
         self.double_backward = False
@@ -56,6 +58,7 @@ class Detect:
         """Puts the watchers in place."""
         torch = self.torch
         self.checkpoints.watch()
+        self.wrapping.watch(self.session.guard("detect: wrapping"))
         patches.replace(torch.optim.Optimizer, "__init__", self._make_optimizer)
         self._undo = [
             patches.replace(torch.autograd, "grad", self._make_create_graph(4)),
@@ -245,6 +248,7 @@ class Detect:
             "checkpointing": bool(self.checkpoints.theirs) or any(map(describe.checkpoints_itself, modules)),
             "accumulation": self.backwards_per_step(),
             "distributed": next((n for n in map(describe.distributed, modules) if n), None),
+            "exchange": self.wrapping.describe(),
             "alloc_conf": os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF"),
             "optimizers": list(self.optimizers),
             "roots": len(roots),

@@ -5,6 +5,7 @@ from ..session import DONE
 from . import (
     accumulation,
     amp,
+    buckets,
     channels_last,
     checkpoint,
     compile,
@@ -52,6 +53,8 @@ KINDS = {
         memory_budget.MemoryBudget,
         idle_models.IdleModels,
         inference_mode.InferenceMode,
+        buckets.GradientAsBucketView,
+        buckets.BucketCapMb,
     )
 }
 

@@ -9,6 +9,7 @@ import sys
 
 from .. import checking, describe, parts
 from ..ranks import group
+from . import buckets
 from .base import Knob
 
 SHARDED = ("fsdp", "fsdp_offload")
@@ -111,7 +112,7 @@ class Strategy(Knob):
             mixing.watch(self.stop, torch)
         else:
             trained = [p for p in module.parameters() if p.requires_grad]
-            self.reducer = reducer.Reducer(trained, torch)
+            self.reducer = reducer.Reducer(trained, torch, **buckets.of_strategy(self.session.settings))
         self.session.part_of = self.sharing.part
         self.session.strategy = self
 

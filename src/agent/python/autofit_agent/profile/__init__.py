@@ -5,7 +5,13 @@ is in its times.  The step after it runs with the allocator traced once more and
 tensor is for (`notes.py`); on the processor the profiler traces the allocator (`trace.py`), on a GPU the
 caching allocator does (`snapshot.py`).  What was alive at the peak is then given to categories
 (`attribution.py`), told, and the trial ends.
+
+Profilers are native code that sees all of PyTorch from within: where one crashes, Python says at which line.
 """
+
+import faulthandler
+
+_STDERR = 2  # the descriptor: the script may have put something else in the stream's place
 
 
 def install(session):
@@ -14,6 +20,8 @@ def install(session):
         return
     from .steps import Profile
 
+    if not faulthandler.is_enabled():
+        faulthandler.enable(_STDERR)
     profile = Profile(session)
     session.on_enough(profile.begin)
     session.on_step(profile.step_ended)

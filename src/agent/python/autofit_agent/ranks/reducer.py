@@ -4,9 +4,12 @@ As DistributedDataParallel does it, with less asked of the script: a parameter m
 step, and a root may be called several times before backward.  A bucket is sent when the gradients of all its
 parameters are there, and buckets go out in one order in all ranks; what is not complete when backward ends is
 sent then.  Each carries a flag a parameter, so that a gradient which only other ranks have is not lost.
+
+Where gradients are to be views, each moves into its bucket when that is sent, and stays there: of all
+gradients but those of one bucket there is one copy at a time instead of two.
 """
 
-BUCKET_BYTES = 25 << 20
+BUCKET_MB = 25
 
 
 class _Bucket:
@@ -23,8 +26,10 @@ class _Bucket:
 class Reducer:
     """See the head of this file."""
 
-    def __init__(self, parameters, torch):
+    def __init__(self, parameters, torch, bucket_mb=BUCKET_MB, views=False):
         self.torch = torch
+        self.bucket_mb = bucket_mb
+        self.views = views
         self.ranks = torch.distributed.get_world_size()
         self.reductions = 0  # backward calls whose gradients were averaged
         self._buckets = list(self._fill(parameters))
@@ -38,7 +43,7 @@ class Reducer:
         kind, filled, size = None, [], 0
         for p in reversed(parameters):
             bytes_of = p.numel() * p.element_size()
-            if filled and (kind != (p.device, p.dtype) or size + bytes_of > BUCKET_BYTES):
+            if filled and (kind != (p.device, p.dtype) or size + bytes_of > self.bucket_mb << 20):
                 yield _Bucket(filled)
                 filled, size = [], 0
             kind = (p.device, p.dtype)
@@ -76,8 +81,24 @@ class Reducer:
         flags = [float(p.grad is not None) for p in bucket.parameters]
         flat = torch.cat([*pieces, pieces[0].new_tensor(flags)])
         flat /= self.ranks
+        if self.views:
+            del pieces
+            self._move(bucket, flat)
         bucket.work = (torch.distributed.all_reduce(flat, async_op=True), flat)
         self._next += 1
+
+    def _move(self, bucket, flat):
+        """The gradients are parts of the bucket from here on; one with strides of its own stays as it is."""
+        for p, part in self._parts(bucket, flat):
+            if p.grad is not None and p.grad.is_contiguous():
+                p.grad = part
+
+    def _parts(self, bucket, flat):
+        """(parameter, its part of the bucket)."""
+        start = 0
+        for p in bucket.parameters:
+            yield p, flat[start : start + p.numel()].view(p.shape)
+            start += p.numel()
 
     def _finish(self):
         """Backward is over."""
@@ -88,14 +109,12 @@ class Reducer:
             handle.wait()
             missing = any(p.grad is None for p in bucket.parameters)
             flags = flat[-len(bucket.parameters) :].tolist() if missing else None
-            start = 0
-            for index, p in enumerate(bucket.parameters):
-                mean = flat[start : start + p.numel()].view_as(p)
-                start += p.numel()
-                if p.grad is not None:
+            for index, (p, mean) in enumerate(self._parts(bucket, flat)):
+                if p.grad is None:
+                    if flags[index] > 0:
+                        p.grad = mean if self.views else mean.clone()
+                elif p.grad.data_ptr() != mean.data_ptr():
                     p.grad.copy_(mean)
-                elif flags[index] > 0:
-                    p.grad = mean.clone()
             bucket.reset()
         self._next, self._open = 0, False
         self.reductions += 1

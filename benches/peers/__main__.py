@@ -14,6 +14,7 @@ benches/peers/requirements.txt, a memory cgroup that may be written (root, or a 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -158,6 +159,8 @@ def main():
     if args.write or args.check:
         return tables(args)
     args.bin = os.path.abspath(args.bin)
+    # Whoever ends this process means its children, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     only = args.only.split(",") if args.only else names
     if set(only) - set(names):
         parser.error(f"--only is of {', '.join(names)}")

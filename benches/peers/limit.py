@@ -63,6 +63,7 @@ class Group:
 
     def __init__(self, limit):
         parent, v2 = parent_group()
+        sweep(parent)
         Group.count += 1
         self.folder = os.path.join(parent, f"peers-{os.getpid()}-{Group.count}")
         memory, swap = FILES["v2" if v2 else "v1"]
@@ -107,6 +108,16 @@ class Group:
                 return
             time.sleep(0.01)
         raise NoGroup(f"{self.folder} cannot be removed")
+
+
+def sweep(parent):
+    """Ends and removes the groups of benches that were killed."""
+    for name in os.listdir(parent):
+        found = re.fullmatch(r"peers-(\d+)-\d+", name)
+        if found and not os.path.exists(f"/proc/{found[1]}"):
+            stale = Group.__new__(Group)
+            stale.folder = os.path.join(parent, name)
+            stale.close()
 
 
 def data_around(limit, command):

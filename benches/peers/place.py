@@ -1,5 +1,6 @@
 """A folder with the scripts as a user has them, edited for one tool, and launches in it."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -73,7 +74,9 @@ class Place:
         for name in edits:
             path = os.path.join(EDITS, name)
             if name.endswith(".patch"):
-                subprocess.run(["git", "apply", path], cwd=self.folder, check=True)
+                # Not as a part of a repository that the temporary folder may lie in.
+                alone = {**os.environ, "GIT_CEILING_DIRECTORIES": os.path.dirname(self.folder)}
+                subprocess.run(["git", "apply", path], cwd=self.folder, env=alone, check=True)
             else:
                 shutil.copy(path, self.folder)
 
@@ -91,6 +94,7 @@ class Place:
         group = limit.Group(cap) if cap else None
         limited = limit.data_around(data, command) if data else command
         began = time.monotonic()
+        process = None
         try:
             process = subprocess.Popen(
                 group.around(command) if group else limited,
@@ -117,17 +121,32 @@ class Place:
             seconds = time.monotonic() - began
             kills = group.kills() if group else 0
         finally:
+            if process and process.poll() is None:
+                end(process)
             if group:
                 group.close()
         return Launch(command, status, seconds, kills, late.is_set(), marks, "".join(rows))
 
 
 def end(process):
-    """The process and what it started, where it leads a session of its own."""
+    """The process and all of its session, which it leads; what it started may be in groups of its own."""
+    for _ in range(100):
+        members = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if leads(process, pid)]
+        for pid in [process.pid, *members]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not members:
+            break
+        time.sleep(0.05)
+    process.wait()
+
+
+def leads(process, pid):
     try:
-        os.killpg(process.pid, signal.SIGKILL)
+        # One that has ended and is not waited for yet still has its session.
+        return os.getsid(pid) == process.pid and pid != process.pid
     except ProcessLookupError:
-        process.kill()
+        return False
 
 
 def environment():

@@ -148,8 +148,8 @@ def main():
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--only", help=f"of {', '.join(names)}; what the file has of the others is kept")
     parser.add_argument("--tools", help=f"of {'; '.join(tuners.TOOLS)}")
-    parser.add_argument("--rounds", type=int, default=5, choices=range(2, 11))
-    parser.add_argument("--trials", type=int, default=16, help="of Optuna (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, choices=range(2, 11))
+    parser.add_argument("--trials", type=int, default=12, help="of Optuna (default: %(default)s)")
     parser.add_argument("--bin", default=os.path.join(place.ROOT, "target", "release", "autofit"))
     results = os.environ.get("OUT") or os.path.join(place.ROOT, "benches", "results")
     parser.add_argument("--out", default=os.path.join(results, "peers.json"))

@@ -87,7 +87,10 @@ def summary(body):
     for what, ratios in (("the script's defaults", over_defaults), ("doubling by hand", over_hand)):
         if ratios:
             mean = production.geometric_mean(ratios)
-            out += ["", f"Geometric mean over {what}: {spelled(mean)}, of {mean['scripts']} rows."]
+            out += [
+                "",
+                f"Geometric mean over {what} ({mean['scripts']} of {len(lines)} rows): {spelled(mean)}.",
+            ]
     return out
 
 

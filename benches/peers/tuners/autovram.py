@@ -19,7 +19,7 @@ def find(scenario, bench):
     script = [sys.executable, scenario.script + ".py"]
     # The limit is around each trial, not around the tool.
     trial = [sys.executable, os.path.join(places.HERE, "limit.py"), scenario.cap, "--"]
-    trial += [*script, *scenario.short(steps=8)]
+    trial += [*script, *scenario.short(steps=5)]
     words = ["autovram", "tune", "--cmd", shlex.join(trial), "--timeout", SECONDS]
     words += ["--metric", "samples_per_s"]
     launch = place.launch(words, timeout=1200.0)

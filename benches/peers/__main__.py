@@ -147,7 +147,7 @@ def main():
     )
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--only", help=f"of {', '.join(names)}; what the file has of the others is kept")
-    parser.add_argument("--tools", help=f"of {'; '.join(tuners.TOOLS)}")
+    parser.add_argument("--tools", help=f"of {', '.join(tuners.TOOLS)}")
     parser.add_argument("--rounds", type=int, default=4, choices=range(2, 11))
     parser.add_argument("--trials", type=int, default=12, help="of Optuna (default: %(default)s)")
     parser.add_argument("--bin", default=os.path.join(place.ROOT, "target", "release", "autofit"))
@@ -162,6 +162,8 @@ def main():
     # Whoever ends this process means its children, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     only = args.only.split(",") if args.only else names
+    if args.tools and set(args.tools.split(",")) - set(tuners.TOOLS):
+        parser.error(f"--tools is of {', '.join(tuners.TOOLS)}")
     if set(only) - set(names):
         parser.error(f"--only is of {', '.join(names)}")
     try:

@@ -9,8 +9,8 @@ from . import accelerate, autofit, autovram, by_hand, composer, deepspeed, light
 ALWAYS = {"by hand": by_hand, "autofit": autofit}
 TOOLS = {
     "accelerate": accelerate,
-    "Lightning, power": lightning.Mode("power"),
-    "Lightning, binsearch": lightning.Mode("binsearch"),
+    "Lightning (power)": lightning.Mode("power"),
+    "Lightning (binsearch)": lightning.Mode("binsearch"),
     "autovram": autovram,
     "Optuna": optuna,
     "DeepSpeed": deepspeed,

@@ -12,7 +12,7 @@ class Mode:
     def find(self, scenario, bench):
         module = f"{scenario.script}_lightning.py"
         return in_process.find(
-            f"Lightning, {self.name}",
+            f"Lightning ({self.name})",
             "lightning",
             [module],
             [module, self.name],

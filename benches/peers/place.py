@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 EDITS = os.path.join(HERE, "edits")
 TAIL = 30
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,]+/)+")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -45,12 +46,15 @@ class Launch:
         return scenarios.EVALUATED.search(self.output) is not None
 
     def tail(self):
-        return [row for row in self.output.splitlines() if row.strip()][-TAIL:]
+        return [row for row in self.rows() if row.strip()][-TAIL:]
+
+    def rows(self):
+        return shown(self.output).splitlines()
 
     def record(self):
         """As the file of results holds it."""
         return {
-            "command": shown(self.command),
+            "command": [shown(word) for word in self.command],
             "status": self.status,
             "seconds": round(self.seconds, 2),
             "oom_kills": self.oom_kills,
@@ -59,10 +63,9 @@ class Launch:
         }
 
 
-def shown(command):
-    """Without the paths of this machine."""
-    words = [word.replace(ROOT + os.sep, "") for word in command]
-    return [os.path.basename(words[0]), *words[1:]]
+def shown(text):
+    """Without the paths of this machine: the last part of each."""
+    return FOLDERS.sub("", text)
 
 
 class Place:

@@ -1,6 +1,7 @@
 """autofit: `autofit --memory-cap SIZE -- COMMAND`, then `autofit run -- COMMAND`; the script as it is."""
 
 import json
+import re
 import sys
 
 import finding
@@ -18,7 +19,9 @@ def find(scenario, bench):
         found.note = " ".join(launch.tail()[-2:])
         place.close()
         return found
-    result = json.loads(launch.output[launch.output.index("{") :])
+    # Warnings may stand before and behind the document.
+    start = re.search(r"^\{", launch.output, re.MULTILINE).start()
+    result, _ = json.JSONDecoder().raw_decode(launch.output, start)
     settings = result["winner"]["settings"]
     found.trials = result["cost"]["launches"]
     found.found = ", ".join(f"{k}={str(v).lower()}" for k, v in settings.items()) or "the script as it is"

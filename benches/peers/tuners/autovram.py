@@ -24,7 +24,7 @@ def find(scenario, bench):
     words += ["--metric", "samples_per_s"]
     launch = place.launch(words, timeout=1200.0)
     found = finding.Finding("autovram", finding.version("autovram"), edits, launch.seconds, 0)
-    found.attempts = [{**launch.record(), "output": launch.output.splitlines()}]
+    found.attempts = [{**launch.record(), "output": launch.rows()}]
     found.trials = len(re.findall(r"^Trial ", launch.output, re.MULTILINE))
     path = os.path.join(place.folder, ".autovram", "config.json")
     if not launch.ok or not os.path.exists(path):

@@ -34,7 +34,7 @@ def find(scenario, bench):
     launch = place.launch(words, env=env, timeout=SECONDS)
     found = finding.Finding("DeepSpeed", finding.version("deepspeed"), edits, launch.seconds, 0)
     found.trials = len(re.findall(r"Launching exp_id", launch.output))
-    found.attempts = [{**launch.record(), "output": launch.output.splitlines(), **logs(place.folder)}]
+    found.attempts = [{**launch.record(), "output": launch.rows(), **logs(place.folder)}]
     found.attempts[0]["operators_built_before"] = built.record()
     path = os.path.join(place.folder, "autotuning_results", "ds_config_optimal.json")
     if not os.path.exists(path):
@@ -60,7 +60,7 @@ def logs(folder):
     for base, _, files in os.walk(os.path.join(folder, "autotuning_results")):
         if "stderr.log" in files:
             with open(os.path.join(base, "stderr.log"), encoding="utf-8", errors="replace") as file:
-                found[os.path.basename(base)] = file.read().splitlines()[-10:]
+                found[os.path.basename(base)] = places.shown(file.read()).splitlines()[-10:]
     return {"experiments": found}
 
 

@@ -17,7 +17,7 @@ def find(scenario, bench):
     words = [sys.executable, "optuna_study.py", scenario.script, str(bench.trials), *trial]
     launch = place.launch(words, timeout=1200.0)
     found = finding.Finding("Optuna", finding.version("optuna"), edits, launch.seconds, bench.trials)
-    found.attempts = [{**launch.record(), "output": launch.output.splitlines()}]
+    found.attempts = [{**launch.record(), "output": launch.rows()}]
     if not launch.ok:
         found.note = launch.tail()[-1]
         place.close()

@@ -16,6 +16,8 @@ class Candidate:
     #: The effective batch: samples of one optimizer step.
     batch: int
     env: dict = dataclasses.field(default_factory=dict)
+    #: The command sets the limit itself, around a part of it.
+    limited: bool = False
 
     @property
     def key(self):

@@ -20,6 +20,8 @@ import time
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # How long the kernel may take to empty a group whose processes are dead.
 EMPTYING = 10.0
+# What is said of a command that went over it.
+KILLED = "limit: out of memory: the kernel killed the command"
 # The limit of memory, and that of memory with swap or of swap alone.
 FILES = {
     "v1": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
@@ -139,7 +141,7 @@ def main(words):
             signal.signal(number, lambda number, _: process.send_signal(number))
         status = process.wait()
         if group and group.kills():
-            print(f"limit: out of memory: the kernel killed the command at {words[0]}", file=sys.stderr)
+            print(f"{KILLED} at {words[0]}", file=sys.stderr)
     finally:
         if group:
             group.close()

@@ -122,7 +122,8 @@ class Place:
             status = process.wait()
             timer.cancel()
             seconds = time.monotonic() - began
-            kills = group.kills() if group else 0
+            # Else a command inside may have brought its own.
+            kills = group.kills() if group else sum(row.startswith(limit.KILLED) for row in rows)
         finally:
             if process and process.poll() is None:
                 end(process)

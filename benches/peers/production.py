@@ -15,7 +15,8 @@ def measure(scenario, candidates, rounds, say):
         turn = order[i % len(order) :] + order[: i % len(order)]
         for key in turn if i % 2 == 0 else reversed(turn):
             candidate = by_key[key]
-            launch = candidate.place.launch(candidate.command, cap=scenario.cap_bytes, env=candidate.env)
+            cap = None if candidate.limited else scenario.cap_bytes
+            launch = candidate.place.launch(candidate.command, cap=cap, env=candidate.env)
             speed = scenario_rate(launch, candidate)
             runs[key].append({**launch.record(), "evaluated": launch.evaluated, "samples_per_second": speed})
             names = [name for name, one in candidates.items() if one.key == key]

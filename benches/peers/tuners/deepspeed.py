@@ -48,8 +48,8 @@ def find(scenario, bench):
     stage = best.get("zero_optimization", {}).get("stage", 0)
     found.found = f"micro-batch {size}, accumulation {parts}, ZeRO {stage}"
     options = ["--deepspeed_config", path]
-    command = ["deepspeed", script, *scenario.production(size), *options]
-    found.candidate = finding.Candidate(place, command, size * parts, env)
+    command = ["deepspeed", "limited.py", *scenario.production(size), *options]
+    found.candidate = finding.Candidate(place, command, size * parts, env, limited=True)
     bench.say(f"DeepSpeed: {found.found}, {found.trials} experiments, {launch.seconds:.0f} s")
     return found
 

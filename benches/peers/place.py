@@ -1,5 +1,6 @@
 """A folder with the scripts as a user has them, edited for one tool, and launches in it."""
 
+import atexit
 import contextlib
 import dataclasses
 import os
@@ -73,6 +74,8 @@ class Place:
 
     def __init__(self, edits=()):
         self.folder = tempfile.mkdtemp(prefix="autofit-peers-")
+        # Some live until production is over, or until the bench is told to stop.
+        atexit.register(self.close)
         shutil.copytree(os.path.join(ROOT, "examples"), self.folder, dirs_exist_ok=True)
         for name in edits:
             path = os.path.join(EDITS, name)
@@ -97,7 +100,7 @@ class Place:
         group = limit.Group(cap) if cap else None
         limited = limit.data_around(data, command) if data else command
         began = time.monotonic()
-        process = None
+        process = timer = None
         try:
             process = subprocess.Popen(
                 group.around(command) if group else limited,
@@ -112,6 +115,7 @@ class Place:
             )
             late = threading.Event()
             timer = threading.Timer(timeout, lambda: (late.set(), end(process)))
+            timer.daemon = True
             timer.start()
             rows, marks = [], []
             for row in process.stdout:
@@ -120,11 +124,12 @@ class Place:
                 if found:
                     marks.append((int(found[1]), time.monotonic() - began))
             status = process.wait()
-            timer.cancel()
             seconds = time.monotonic() - began
             # Else a command inside may have brought its own.
             kills = group.kills() if group else sum(row.startswith(limit.KILLED) for row in rows)
         finally:
+            if timer:
+                timer.cancel()
             if process and process.poll() is None:
                 end(process)
             if group:

@@ -1,7 +1,7 @@
 """Optuna's TPE over a grid: asks for one configuration after the other, is told the rate of each.
 
-A line of JSON each way.  In: `{"knobs": {NAME: [VALUE, ...]}, "trials": N, "seed": S}` begins a study; then, after each
-line out (`{NAME: VALUE}`), the rate of that configuration in samples/s, 0 where it ran out of memory.
+A line of JSON each way.  In: `{"knobs": {NAME: [VALUE, ...]}, "trials": N, "seed": S}` begins a study; then,
+after each line out (`{NAME: VALUE}`), the rate of that configuration in samples/s, 0 where memory ran out.
 """
 
 import json

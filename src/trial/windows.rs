@@ -164,7 +164,7 @@ fn rounds<'a>(index: usize, runs: &'a [Run<'a>]) -> Vec<Round<'a>> {
         let own: Vec<&&Run<'_>> = neighbours.filter(|r| r.window.is_none()).collect();
         let usual: Vec<f64> = own.iter().filter_map(|r| rate(r)).map(f64::ln).collect();
         let log = rate(run)?.ln() - mean(&usual)?;
-        Some(Round { run: *run, log, beside: own.iter().map(|r| r.steps.len()).sum() })
+        Some(Round { run, log, beside: own.iter().map(|r| r.steps.len()).sum() })
     };
     mine.filter_map(round).collect()
 }

@@ -246,7 +246,7 @@ fn a_search_knows_of_earlier_ones_of_its_command() {
         ids(&open(&SearchKey { argv: vec!["python".into(), "test.py".into()], ..key() }, false)).is_empty()
     );
     // One that cannot be read any more is forgotten.
-    fs::write(path(dir.path()), "{\n").unwrap();
+    fs::write(path(dir.path()), "{\n{\n").unwrap();
     assert!(!ids(&open(&capped, false)).contains(&key().id()));
 }
 

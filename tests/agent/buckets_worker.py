@@ -7,15 +7,16 @@ import contextlib
 import json
 import os
 
-import ranks_worker
 import torch
-from ranks_worker import PLACE, Blocks, Unused, classify, pictures
+from autofit_agent.ranks import layout
+from ranks_scripts import Blocks, Unused, classify, moments, pictures, train
 from support_knobs import agent
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, DistributedSampler
 
+PLACE = layout.enter()
 TURNED = {"gradient_as_bucket_view": True, "bucket_cap_mb": 1}
 
 
@@ -56,10 +57,11 @@ def gradients():
 def copied(make, settings, options):
     """A plain script, copied by `strategy=ddp`."""
     with agent({"strategy": "ddp", **settings}, ranks=PLACE) as tuned, gradients() as seen:
-        losses, model, optimizer, norms = ranks_worker.train(make, pictures(24), classify, **options)
+        found = train(make, pictures(24), classify, **options)
         tuned.session.flush()
         knobs = {name: tuned.knob(name) for name in settings}
-        return [losses, norms, model, ranks_worker.moments(optimizer)], seen, knobs, tuned.of("fault")
+        state = [found["losses"], found["norms"], found["model"], moments(found["optimizer"])]
+        return state, seen, knobs, tuned.of("fault")
 
 
 def wrapped(make, settings, options):
@@ -85,8 +87,8 @@ def wrapped(make, settings, options):
                 optimizer.zero_grad(set_to_none=not zeros)
         tuned.session.flush()
         knobs = {name: tuned.knob(name) for name in settings}
-        moments = ranks_worker.moments(optimizer.state_dict())
-        return [losses, norms, model.state_dict(), moments], seen, knobs, tuned.of("fault")
+        state = [losses, norms, model.state_dict(), moments(optimizer.state_dict())]
+        return state, seen, knobs, tuned.of("fault")
 
 
 CASES = {
@@ -109,9 +111,9 @@ def same(one, other):
 
 def main():
     torch.use_deterministic_algorithms(True)
-    for name, (train, make, options) in CASES.items():
-        bare, before, _, _ = train(make, {}, dict(options))
-        turned, after, knobs, faults = train(make, TURNED, dict(options))
+    for name, (run, make, options) in CASES.items():
+        bare, before, _, _ = run(make, {}, dict(options))
+        turned, after, knobs, faults = run(make, TURNED, dict(options))
         line = {
             "case": name,
             "rank": PLACE.rank,

@@ -196,3 +196,12 @@ def train(make, loader, loss_of, accumulate=1, clip=None, early=False, kept=Fals
 def plain_average(make, how):
     """What a checkpoint of `Average` is loaded into."""
     return swa_utils.AveragedModel(make()) if how in ("swa", "ema") else make()
+
+
+def moments(state):
+    return {
+        f"{i}.{name}": value
+        for i, values in state["state"].items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }

@@ -21,6 +21,7 @@ from ranks_scripts import (
     contrast,
     language,
     looks_at_logits,
+    moments,
     pictures,
     plain_average,
     sentences,
@@ -112,15 +113,6 @@ def gap(one, other):
 def tensor_gap(one, other):
     assert list(one) == list(other), (list(one), list(other))
     return max(float((a.double() - b.double()).abs().max()) for a, b in zip(one.values(), other.values()))
-
-
-def moments(state):
-    return {
-        f"{i}.{name}": value
-        for i, values in state["state"].items()
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def is_whole(state):

@@ -9,7 +9,7 @@ import sys
 
 import torch
 from ranks_fork import fork
-from ranks_scripts import Blocks, Language, classify, language, pictures, sentences
+from ranks_scripts import Blocks, Language, classify, language, moments, pictures, sentences
 from support_knobs import agent
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -87,15 +87,6 @@ def train(make, data, loss_of, early=False, accumulate=1, by_flag=False, clip=No
             model.load_state_dict({f"module.{name}": 0.9 * value for name, value in state[0].items()})
             optimizer.load_state_dict(state[1])
     return found
-
-
-def moments(state):
-    return {
-        f"{i}.{name}": value
-        for i, values in state["state"].items()
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 CASES = {

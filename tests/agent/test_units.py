@@ -90,15 +90,16 @@ class CommonEnd(unittest.TestCase):
     class Session:
         steps = 20
 
-    def ahead(self, shortest):
+    def ahead(self, shortest, answered=0.1):
         end = ending.Ending(self.Session())
         end._shortest = shortest
-        return end._ahead()
+        return end._ahead(answered)
 
     def test_ranks_on_other_machines_hear_of_it_before(self):
-        self.assertEqual(self.ahead(None), 3)  # one machine: nobody times steps
+        self.assertEqual(self.ahead(None), 3)  # before any step was timed
         self.assertEqual(self.ahead(2.0), 3)
         self.assertEqual(self.ahead(0.25), 12)
+        self.assertEqual(self.ahead(0.25, answered=4.0), 32)
 
 
 class Imports(unittest.TestCase):

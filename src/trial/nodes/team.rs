@@ -275,8 +275,9 @@ impl Team {
 
 /// Files of `autofit_agent/ending.py`.
 fn is_mark(name: &str) -> bool {
-    let rank = name.strip_prefix("stopped.").map(|r| r.chars().all(|c| c.is_ascii_digit()));
-    name == "stop_at_step" || rank == Some(true)
+    let rank = ["heard.", "stopped."].iter().find_map(|prefix| name.strip_prefix(prefix));
+    matches!(name, "stop_wanted" | "stop_at_step")
+        || rank.is_some_and(|r| r.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn hostname() -> String {

@@ -2,8 +2,10 @@
 
 Where enough was measured the process is ended by `os._exit`, and by nothing else: SystemExit,
 KeyboardInterrupt and other exceptions are swallowed by a bare `except` in a training loop, and
-KeyboardInterrupt makes scripts save. Several ranks end after the same step, which rank 0 chooses; what they
-write for each other into the trial directory their launchers pass on where they run on several machines.
+KeyboardInterrupt makes scripts save. Several ranks end after the same step, which rank 0 chooses. Where they
+run on several machines, launchers pass on what ranks write for each other into the trial directory, and
+nobody knows how long that takes: rank 0 asks first whether it is heard, and chooses the step by the time that
+the answers took.
 """
 
 import atexit
@@ -17,7 +19,7 @@ from .session import DONE
 
 _CHILD_GRACE = 1.0  # seconds for children to end before they are killed
 _AHEAD = 3  # steps between rank 0's decision and the common end; ranks run in step, give or take one
-_HEARD_AFTER = 3.0  # seconds until ranks on another machine have heard of rank 0's decision
+_HEARD_AFTER = 3.0  # seconds, at least, until ranks on another machine have heard of rank 0's decision
 _RENDEZVOUS = 10.0  # seconds that a rank waits at the end for the others
 
 
@@ -38,6 +40,8 @@ class Ending:
         self._stop_at = None
         self._last_step = None  # when it ended
         self._shortest = None  # seconds of the shortest step so far
+        self._asked = None  # when rank 0 asked who hears it, and the reason to end
+        self._answered = False
 
     def enough(self):
         """The schedule is satisfied.
@@ -60,8 +64,12 @@ class Ending:
         if roles.world_size() < 2:
             # The ranks have met before they train, and before the second look.
             return DONE if self.session.steps > 1 else None
-        if self.session.plan.several_machines and self.session.rank == 0:
-            self._time_step()
+        if self.session.plan.several_machines:
+            if self.session.rank == 0:
+                self._time_step()
+                self._count_answers()
+            else:
+                self._answer()
         stop = self._stop_at or self._published()
         if stop is not None and self.session.steps >= stop[0]:
             self._wait_for_others()
@@ -113,10 +121,34 @@ class Ending:
     def _path(self, name):
         return os.path.join(self.session.plan.trial_dir, name)
 
+    def _make(self, name):
+        with open(self._path(name), "w", encoding="ascii"):
+            pass
+
     def _publish(self, reason):
-        if self.session.rank != 0 or self._published() is not None:
+        if self.session.rank != 0 or self._asked is not None or self._published() is not None:
             return
-        self._stop_at = (self.session.steps + self._ahead(), reason)
+        if self.session.plan.several_machines:
+            self._asked = (time.monotonic(), reason)
+            self._make("stop_wanted")
+        else:
+            self._choose(reason, _AHEAD)
+
+    def _answer(self):
+        if not self._answered and os.path.exists(self._path("stop_wanted")):
+            self._answered = True
+            self._make(f"heard.{self.session.rank}")
+
+    def _count_answers(self):
+        if self._asked is None or self._stop_at is not None:
+            return
+        others = range(1, roles.world_size())
+        if all(os.path.exists(self._path(f"heard.{rank}")) for rank in others):
+            asked, reason = self._asked
+            self._choose(reason, self._ahead(time.monotonic() - asked))
+
+    def _choose(self, reason, ahead):
+        self._stop_at = (self.session.steps + ahead, reason)
         temporary = self._path("stop_at_step.tmp")
         with open(temporary, "w", encoding="ascii") as file:
             file.write(f"{self._stop_at[0]} {reason}")
@@ -128,11 +160,14 @@ class Ending:
             self._shortest = min(self._shortest or math.inf, now - self._last_step)
         self._last_step = now
 
-    def _ahead(self):
-        """Steps until the common end: none of them may be over before all ranks know which one it is."""
+    def _ahead(self, answered):
+        """Steps until the common end: none of them may be over before all ranks know which one it is.
+
+        `answered` are the seconds that it took to ask and to be answered.
+        """
         if not self._shortest:
             return _AHEAD
-        return max(_AHEAD, math.ceil(_HEARD_AFTER / self._shortest))
+        return max(_AHEAD, math.ceil(max(_HEARD_AFTER, 2 * answered) / self._shortest))
 
     def _published(self):
         try:
@@ -149,8 +184,7 @@ class Ending:
         cuda = memory.cuda()
         if cuda is not None:
             cuda.synchronize()
-        with open(self._path(f"stopped.{self.session.rank}"), "w", encoding="ascii"):
-            pass
+        self._make(f"stopped.{self.session.rank}")
         end = time.monotonic() + _RENDEZVOUS
         names = [self._path(f"stopped.{rank}") for rank in range(roles.world_size())]
         while time.monotonic() < end and not all(os.path.exists(name) for name in names):

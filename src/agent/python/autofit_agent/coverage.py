@@ -11,10 +11,12 @@ memory than it will need in production.
 import threading
 import time
 
+from . import roles
 from .consumers import bears_end
 from .samples import tensors
 
 LOOK_OF_RANKS = 32  # batches
+_COMMON_END = 15.0  # seconds until several ranks have ended together, if they still train
 
 
 def install(session):
@@ -178,10 +180,25 @@ class Coverage:
         if self._ended:
             return
         self._ended = True
-        timer = threading.Timer(self.plan.phase_seconds, self._late)
-        timer.daemon = True
-        timer.start()
+        _in(self.plan.phase_seconds, self._late)
 
     def _late(self):
-        """End-of-epoch code takes too long: a phase that has not ended by now counts as not fully seen."""
+        """End-of-epoch code takes too long: a phase that has not ended by now counts as not fully seen.
+
+        Several ranks that still train end at a common step: each by its own clock would break the others'
+        collectives. Those that no longer step end when that has not come.
+        """
+        if roles.world_size() > 1:
+            self.session.end.now("covered")
+            _in(_COMMON_END, self._over)
+        else:
+            self._over()
+
+    def _over(self):
         self.session.end.finish("covered")
+
+
+def _in(seconds, call):
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()

@@ -37,7 +37,10 @@ impl Grid {
     }
 
     pub fn write(&self, file: &Path) {
-        std::fs::write(file, serde_json::to_string(self).unwrap() + "\n").unwrap();
+        // Whose machine it was is nobody's business.
+        let home = std::env::var("HOME").unwrap_or_default();
+        let text = serde_json::to_string(self).unwrap().replace(&format!("\"{home}/"), "\"~/");
+        std::fs::write(file, text + "\n").unwrap();
     }
 
     pub fn recipe(&self) -> Recipe {

@@ -180,12 +180,10 @@ class Strategy(Knob):
         if self.sharding is None:
             self.how += "; gradients are averaged"
             return self.wanted
-        sharded, of = self.sharding.counts()
-        self.how += "; %d of %d parameters are sharded" % (sharded, of)
-        if self.sharding.blocks:
-            self.how += ", %d blocks one by one" % self.sharding.blocks
-        if sharded < of:
-            self.reason = "%d parameters are not sharded" % (of - sharded)
+        words, missing = self.sharding.read_back()
+        self.how += "; " + words
+        if missing:
+            self.reason = missing
             return None
         return self.wanted
 

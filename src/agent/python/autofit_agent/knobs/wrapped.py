@@ -220,12 +220,10 @@ class Wrapped(Knob):
         if not any(module is self.wrapper for module in roots):
             self.reason = "the model is not called through the script's DistributedDataParallel"
             return None
-        sharded, of = self.sharding.counts()
-        self.how = "FSDP2 in place of DistributedDataParallel, %d processes; %d of %d parameters are sharded"
-        self.how %= self.sharding.peers.ranks, sharded, of
-        if self.sharding.blocks:
-            self.how += ", %d blocks one by one" % self.sharding.blocks
-        if sharded < of:
-            self.reason = "%d parameters are not sharded" % (of - sharded)
+        words, missing = self.sharding.read_back()
+        self.how = "FSDP2 in place of DistributedDataParallel, %d processes; %s"
+        self.how %= self.sharding.peers.ranks, words
+        if missing:
+            self.reason = missing
             return None
         return self.wanted

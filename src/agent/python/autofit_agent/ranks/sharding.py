@@ -98,9 +98,16 @@ class Sharding:
         if not self.torch.is_grad_enabled() or not any(p.requires_grad for p in module.parameters()):
             module.reshard()
 
-    def counts(self):
-        """(sharded parameters, all of them): the modules hold whole ones while they are put together."""
-        return sum(hasattr(p, "full_tensor") for p in self._mine), len(self._mine)
+    def read_back(self):
+        """What is sharded, in words; and what is not that should be, or None.
+
+        The modules hold whole parameters while they are put together.
+        """
+        sharded, of = sum(hasattr(p, "full_tensor") for p in self._mine), len(self._mine)
+        words = "%d of %d parameters are sharded" % (sharded, of)
+        if self.blocks:
+            words += ", %d blocks one by one" % self.blocks
+        return words, "%d parameters are not sharded" % (of - sharded) if sharded < of else None
 
     def parameters(self):
         """The root's sharded parameters, each once."""

@@ -10,7 +10,7 @@ use super::speed::SpeedModel;
 use crate::model::{Configuration, Knob, Purpose, Value};
 
 /// A launch is worth while if it promises at least this much more speed (its expected improvement).
-pub(super) const WORTH: f64 = 0.01;
+const WORTH: f64 = 0.015;
 /// Launches of the exploration, at most.
 const MOST: f64 = 8.0;
 /// What a launch that runs out of memory costs, in launches that fit: it ends early.
@@ -19,6 +19,9 @@ const SHORT: f64 = 0.7;
 const FEW_ALLOCATORS: usize = 3;
 /// Steps of a leap, at most.
 const FARTHEST: usize = 8;
+/// Each of them is expected to be at least this much faster, less its standard deviation: a part of a launch may be worth
+/// less than a whole one.
+const SURELY: f64 = 0.01;
 /// What a leap passes through is at least this likely to fit.
 const LIKELY: f64 = 0.5;
 /// Launches at most that look for something smaller than what left too little room.
@@ -83,7 +86,7 @@ fn leap(
     for _ in 0..FARTHEST {
         let sure = |c: Configuration| {
             let ratio = speed.ratio(&c, &at);
-            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > WORTH)
+            Some((ratio.mean - ratio.sd, c)).filter(|(gain, _)| *gain > SURELY)
         };
         let mut steps: Vec<(f64, Configuration)> =
             neighbours(session, space, &at).into_iter().filter_map(sure).collect();
@@ -118,7 +121,7 @@ pub(super) fn with_less_memory(
                 && memory.fits(&context, c) >= LIKELY
         };
         let rate = |c: &Configuration| speed.belief(c).mean;
-        let faster = |c: &Configuration| known.is_none_or(|k| rate(c) > rate(k) + WORTH);
+        let faster = |c: &Configuration| known.is_none_or(|k| rate(c) > rate(k) + SURELY);
         let all = neighbours(session, space, than).into_iter().filter(|c| open(c) && faster(c));
         let Some(settings) = all.max_by(|a, b| rate(a).total_cmp(&rate(b))) else { return Ok(None) };
         session.launch(&settings, Purpose::Climb)?;

@@ -12,15 +12,16 @@ use crate::verdict::compare::{Comparison, Speed, compare_with};
 /// Launches of one configuration, at most (disturbed ones and the confirm trial apart).
 pub(super) const LAUNCHES: usize = 3;
 /// Launches that all of this may take: what is left of a usual search, within these bounds.
-const LEFT: std::ops::RangeInclusive<usize> = 3..=5;
+const LEFT: std::ops::RangeInclusive<usize> = 2..=3;
 /// A usual search, sweeps and all, its confirm trial left out.
-const USUAL: usize = 9;
+const USUAL: usize = 8;
 /// A challenger has at least this probability to be faster than the champion by something that matters.
 const CONTENDS: f64 = 0.15;
 /// Less speed than this (logarithm of the ratio) does not matter: it is no reason for one more knob.
 const MATTERS: f64 = 0.02;
-/// Standard deviations by which a difference must lie above nothing, where it was measured within one process.
-const SURE: f64 = 2.0;
+/// Standard deviations by which a difference must lie above nothing, by everything that was measured: a knob that does
+/// nothing has one chance in twenty.
+const SURE: f64 = 1.7;
 /// Below this probability to fit, taking a rung off is not worth a launch.
 const NO_CHANCE: f64 = 0.1;
 
@@ -50,7 +51,7 @@ pub(super) fn best_shown(session: &Session<'_>, space: &Space<'_>) -> Option<Con
     let shown = |c: &Configuration| {
         c.is_baseline()
             || compared(session, c, &baseline).is_some_and(|x| better(&x))
-            || swept_better(session, space, c, &baseline)
+            || known_better(session, space, c, &baseline)
     };
     let fits = session.state(&baseline) == State::Fits;
     let candidates: Vec<Configuration> = ranked.filter(|c| !fits || shown(c)).collect();
@@ -133,8 +134,8 @@ fn beats(
     }
     let Some(c) = compared(session, challenger, champion) else { return false };
     match challenger.0.len().cmp(&champion.0.len()) {
-        Ordering::Greater => better(&c) || swept_better(session, space, challenger, champion),
-        Ordering::Less => !better(&c.reversed()) && !swept_better(session, space, champion, challenger),
+        Ordering::Greater => better(&c) || known_better(session, space, challenger, champion),
+        Ordering::Less => !better(&c.reversed()) && !known_better(session, space, champion, challenger),
         // Neither is simpler: what was measured decides, and inside what matters the larger headroom.
         Ordering::Equal if c.ratio.ln().abs() >= MATTERS => c.ratio > 1.0,
         Ordering::Equal => peak(session, challenger).zip(peak(session, champion)).is_some_and(|(a, b)| a < b),
@@ -148,14 +149,15 @@ fn better(c: &Comparison) -> bool {
     c.ratio.ln() >= MATTERS && c.ratio.ln() > 0.75 * half
 }
 
-/// The same, from everything that was measured ([`swept_ratio`]).
-fn swept_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
-    swept_ratio(session, space, a, b).is_some_and(|r| r.mean >= MATTERS && r.mean > SURE * r.sd)
+/// The same, from everything that was measured ([`known_ratio`]).
+fn known_better(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
+    known_ratio(session, space, a, b).is_some_and(|r| r.mean >= MATTERS && r.mean > SURE * r.sd)
 }
 
-/// The ratio of both from everything that was measured; only where sweeps or earlier searches have compared all in which
-/// the two differ, so that it is no prior that speaks.
-fn swept_ratio(
+/// The ratio of both from everything that was measured: launches of others that have the same knobs, windows of sweeps.
+/// Only where both were launched, or sweeps or earlier searches have compared all in which the two differ, so that it is
+/// no prior that speaks.
+fn known_ratio(
     session: &Session<'_>,
     space: &Space<'_>,
     a: &Configuration,
@@ -174,7 +176,8 @@ fn swept_ratio(
     let differs = |x: &Configuration, y: &Configuration| {
         x.0.iter().filter(|(k, v)| y.get(**k) != Some(v)).map(|(k, v)| (*k, v.clone())).collect::<Vec<_>>()
     };
-    if ![differs(a, b), differs(b, a)].iter().flatten().all(|(k, v)| swept(k, v)) {
+    let launched = [a, b].iter().all(|c| !timings(&session.seen, c).is_empty());
+    if !launched && ![differs(a, b), differs(b, a)].iter().flatten().all(|(k, v)| swept(k, v)) {
         return None;
     }
     let context = session.context(space);
@@ -211,7 +214,7 @@ fn fewer(session: &Session<'_>, best: &Configuration, other: &Configuration) -> 
 
 fn told_apart(session: &Session<'_>, space: &Space<'_>, a: &Configuration, b: &Configuration) -> bool {
     let apart = |r: Belief| r.mean.abs() >= MATTERS && r.mean.abs() > SURE * r.sd;
-    if swept_ratio(session, space, a, b).is_some_and(apart) {
+    if known_ratio(session, space, a, b).is_some_and(apart) {
         return true;
     }
     let pairs = timings(&session.seen, a).len().min(timings(&session.seen, b).len());
@@ -263,7 +266,7 @@ fn is_needed(
     if session.state(simpler) == State::Unknown {
         let context = session.context(space);
         let memory = session.memory(&context);
-        let shown = swept_better(session, space, winner, simpler);
+        let shown = known_better(session, space, winner, simpler);
         if shown || *left == 0 || memory.fits(&context, simpler) < NO_CHANCE {
             return Ok(true);
         }
@@ -278,6 +281,6 @@ fn is_needed(
         return Ok(false);
     }
     let shown = compared(session, winner, simpler).is_some_and(|c| better(&c))
-        || swept_better(session, space, winner, simpler);
+        || known_better(session, space, winner, simpler);
     Ok(shown || session.state(simpler) != State::Fits)
 }

@@ -5,7 +5,6 @@
 //! caches are those of the process, and how it trains is not compared.  So windows steer ([`super::speed`],
 //! [`super::memory`]) and never make a winner: that takes a launch of its own.
 
-use super::explore::WORTH;
 use super::launches::State;
 use super::replay::{Halt, Session, Step};
 use super::space::{MEMORY, Space, cannot_pay, with, without};
@@ -13,6 +12,8 @@ use crate::model::plan::Way;
 use crate::model::{Configuration, Knob, Value};
 use crate::verdict::stats::median;
 
+/// A window promises at least this much more speed (its expected improvement): less than a launch, of which it is a part.
+const WORTH: f64 = 0.01;
 /// Windows of one sweep, at most.
 const MOST: usize = 12;
 /// Fewer that promise something are not worth a launch that takes longer than others.

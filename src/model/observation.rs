@@ -189,12 +189,20 @@ pub struct Peaks {
 pub struct Cap {
     /// The limit; absent without one.
     pub bytes: Option<u64>,
+    /// What a margin keeps free above it: with it, this is what was allowed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub margin_bytes: u64,
     /// `cgroup v2`, `cgroup v1`, `RLIMIT_DATA (weak)`, `allocator fraction`, `device`, `none`.
     pub mechanism: String,
     /// `process tree`, `process`, `device`.
     pub scope: String,
     /// `anonymous + shared memory`, `data segment`, `device memory`.
     pub metric: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What a confirm trial saw.

@@ -176,6 +176,7 @@ mod tests {
             invocation: ["autofit", "--budget", "5m", "--", "python", "train.py"].map(Into::into).to_vec(),
             cap: Some(Cap {
                 bytes: Some(3 << 29),
+                margin_bytes: 0,
                 mechanism: "cgroup v1".into(),
                 scope: "process tree".into(),
                 metric: "anonymous + shared memory".into(),

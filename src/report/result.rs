@@ -118,6 +118,9 @@ impl Status {
 pub struct CapFigures {
     /// Absent without one.
     pub bytes: Option<u64>,
+    /// What `--margin` keeps free above it: with it, this is what was allowed.
+    #[serde(default)]
+    pub margin_bytes: u64,
     /// `cgroup v1`, `allocator fraction`, ...
     pub mechanism: String,
     /// `process tree`, `process`, `device`.
@@ -130,6 +133,7 @@ impl From<&Cap> for CapFigures {
     fn from(c: &Cap) -> Self {
         Self {
             bytes: c.bytes,
+            margin_bytes: c.margin_bytes,
             mechanism: c.mechanism.clone(),
             scope: c.scope.clone(),
             metric: c.metric.clone(),
@@ -141,6 +145,7 @@ impl From<&CapFigures> for Cap {
     fn from(c: &CapFigures) -> Self {
         Self {
             bytes: c.bytes,
+            margin_bytes: c.margin_bytes,
             mechanism: c.mechanism.clone(),
             scope: c.scope.clone(),
             metric: c.metric.clone(),

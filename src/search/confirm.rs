@@ -161,7 +161,7 @@ impl Session<'_> {
         self.plan.device != Device::Cpu || self.highest(settings).is_none_or(fits)
     }
 
-    /// By how much the next launch of a configuration may exceed all before it, bytes.  What the recipe's margin keeps free
+    /// By how much the next launch of a configuration may exceed all before it, bytes.  What a margin keeps free
     /// counts.
     fn room(&self, settings: &Configuration) -> u64 {
         let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;

@@ -187,7 +187,9 @@ fn only_settings(peaks: &mut Peaks, device: Device, peak: u64, allocated: Option
 
 fn cap(site: &Site, enforced: Option<&Cap>) -> Cap {
     match enforced {
-        Some(cap) if site.device == Device::Cpu && cap.bytes.is_some() => cap.clone(),
+        Some(cap) if site.device == Device::Cpu && cap.bytes.is_some() => {
+            Cap { margin_bytes: site.cap.margin_bytes, ..cap.clone() }
+        }
         _ => site.cap.clone(),
     }
 }

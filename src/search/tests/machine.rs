@@ -255,6 +255,7 @@ impl Machine {
     fn cap_words(&self) -> Cap {
         Cap {
             bytes: Some(self.cap),
+            margin_bytes: 0,
             mechanism: "simulated".into(),
             scope: "process tree".into(),
             metric: "all".into(),

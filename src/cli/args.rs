@@ -144,6 +144,9 @@ pub(super) struct JobArgs {
     /// room by itself]
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(super) margin: Option<f64>,
+    /// Launch the winner once more under its own peak as the limit, so that what it needs at most is enforced, not only seen
+    #[arg(long)]
+    pub(super) prove_peak: bool,
     /// What may happen to the effective batch size
     #[arg(long, value_enum)]
     pub(super) batch: Option<BatchArg>,

@@ -83,9 +83,11 @@ fn sizes_and_times_are_checked() {
         message("--margin 95% -- x").contains("`95%` is not a share; write it like 5% or 0.05, at most 90%")
     );
     assert!(message("--budget soon -- x").contains("90s"));
-    let Request::Tune(job) = request("--margin 5% --budget 2m --max-batch 64 -- x").unwrap() else {
+    let Request::Tune(job) = request("--prove-peak --margin 5% --budget 2m --max-batch 64 -- x").unwrap()
+    else {
         panic!("not tune")
     };
     assert_eq!(job.budget, Some(Duration::from_secs(120)));
     assert_eq!((job.batch, job.margin), (Some(BatchPolicy::Max), Some(0.05)));
+    assert!(job.prove_peak);
 }

@@ -287,6 +287,7 @@ pub(super) fn override_recipe(recipe: &mut Recipe, job: &Job) {
     recipe.limits.trial_timeout = job.trial_timeout.map(seconds).or(recipe.limits.trial_timeout);
     recipe.limits.max_trials = job.max_trials.or(recipe.limits.max_trials);
     recipe.limits.margin = job.margin.unwrap_or(recipe.limits.margin);
+    recipe.limits.prove_peak |= job.prove_peak;
     recipe.executor = job.executor.unwrap_or(recipe.executor);
     recipe.slurm.args.extend(job.slurm.iter().cloned());
     recipe.slurm.jobs = job.jobs.or(recipe.slurm.jobs);

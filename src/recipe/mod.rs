@@ -111,13 +111,22 @@ pub struct Limits {
     /// Share of the cap that is kept free, 0 to 0.9: trials run under the cap less this.  None by default: a winner leaves
     /// as much room as its launches differ by (`search::confirm`), and what is kept free on top costs speed.
     pub margin: f64,
+    /// Whether the winner is launched once more under its own peak as the limit.
+    pub prove_peak: bool,
     /// Whether a larger batch is measured for advice when the policy keeps the batch; `None`: when it is cheap.
     pub advice: Option<bool>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { budget: None, max_trials: None, trial_timeout: None, margin: 0.0, advice: None }
+        Self {
+            budget: None,
+            max_trials: None,
+            trial_timeout: None,
+            margin: 0.0,
+            prove_peak: false,
+            advice: None,
+        }
     }
 }
 

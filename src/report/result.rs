@@ -268,10 +268,29 @@ pub struct Confirmed {
     pub peak_bytes: Option<u64>,
     /// Left under the cap at the peak.
     pub headroom_bytes: Option<u64>,
+    /// The limit that was enforced.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
     /// Training steps were measured.
     pub train_seen: bool,
     /// What it saw beside training.
     pub coverage: Coverage,
+    /// The same under its own peak as the limit; absent where that was not asked for, or did not hold.
+    #[serde(default)]
+    pub proved: Option<Proved>,
+}
+
+/// A confirmed configuration, launched once more as it was confirmed, under its own peak as the limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proved {
+    /// Number of the trial.
+    pub trial: u32,
+    /// The limit that was enforced: it needs at most this.
+    pub limit_bytes: Option<u64>,
+    /// Its peak then.
+    pub peak_bytes: Option<u64>,
+    /// Throughput under that limit.
+    pub samples_per_second: Option<Rate>,
 }
 
 /// One launch.

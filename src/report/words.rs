@@ -114,6 +114,7 @@ pub fn what(settings: &Configuration, purpose: Purpose) -> String {
         Purpose::Advice => format!("for advice: {settings}"),
         Purpose::Parity => format!("losses compared: {settings}"),
         Purpose::Confirm => format!("confirm: {settings}"),
+        Purpose::Prove => format!("under its own peak: {settings}"),
         Purpose::Sweep => format!("several in turns beside {settings}"),
     }
 }

@@ -18,6 +18,9 @@ const CONFIRMS: usize = 3;
 /// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A GPU's allocator fills what it may
 /// use and gives way before memory runs out, so that its peak says nothing of the kind.
 pub(super) const ROOM: f64 = 0.03;
+/// What a limit on the processor counts and a peak does not, bytes: page tables and other memory of the kernel, and the
+/// pages of files without which the processes stand still.
+const BESIDE_THE_PEAK: u64 = 32 << 20;
 
 /// Confirms the winner; if that fails, or leaves too little room, the next best.
 pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
@@ -48,7 +51,7 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
         } else if session.has_room(&settings) {
             let instead = narrow.map(|n| format!("{}, so {settings} is taken", little_room(session, n)));
             session.notes.extend(instead);
-            return Ok(tuned(session, &settings, o));
+            return tuned(session, &settings, o);
         } else {
             narrow = narrow.or(Some(o));
         }
@@ -63,7 +66,7 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
         session
             .notes
             .push(format!("{note}, and nothing that needs less was found: a run may go out of memory"));
-        return Ok(tuned(session, &o.settings, o));
+        return tuned(session, &o.settings, o);
     }
     let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
     Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
@@ -117,7 +120,8 @@ fn between_phases(space: &Space<'_>, last: &Observation) -> Option<Configuration
     (after_training && with_it != last.settings && space.allows(&with_it)).then_some(with_it)
 }
 
-fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Outcome {
+fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Step<Outcome> {
+    prove_peak(session, settings)?;
     if o.verdict == Verdict::Disturbed {
         session
             .notes
@@ -132,7 +136,33 @@ fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -
     let mut outcome = session.end(OutcomeEnd::Tuned, Some(settings.clone()), reason);
     outcome.winner = Some(o.trial);
     outcome.advice.extend(batch_advice(session, settings));
-    outcome
+    Ok(outcome)
+}
+
+/// Where it is asked for: the winner once more, with no more memory than it was seen to need and what equal launches may
+/// differ by.  Whatever comes of it, the winner stays what it is: it has held under the limit itself.
+fn prove_peak(session: &mut Session<'_>, settings: &Configuration) -> Step<()> {
+    let Some(limit) = session.own_limit(settings).filter(|_| session.plan.limits.prove_peak) else {
+        return Ok(());
+    };
+    let note = if limit >= session.cap_bytes() {
+        "the winner's peak, and what equal launches may differ by, come to the limit itself, under which it was confirmed"
+            .to_owned()
+    } else {
+        match session.prove(settings, limit) {
+            Ok(o) if holds(o) => return Ok(()),
+            Ok(o) => format!(
+                "the winner did not hold under its own peak, {} (trial {}: {}): leave it more than that",
+                Bytes(limit),
+                o.trial,
+                o.why
+            ),
+            Err(Halt::Spent(what)) => format!("{what} left no launch to prove the winner's peak"),
+            Err(launch) => return Err(launch),
+        }
+    };
+    session.notes.push(note);
+    Ok(())
 }
 
 /// What the one launch with a larger batch has shown.
@@ -168,6 +198,14 @@ impl Session<'_> {
         let seen =
             self.highest(settings).zip(self.peaks_of(settings).min()).map_or(0, |(most, least)| most - least);
         usual.max(seen)
+    }
+
+    /// The limit under which a configuration should hold by all that was seen of it, bytes.
+    fn own_limit(&self, settings: &Configuration) -> Option<u64> {
+        let highest = self.highest(settings)?;
+        let spread = ((ROOM * highest as f64) as u64).max(highest - self.peaks_of(settings).min()?);
+        let beside = if self.plan.device == Device::Cpu { BESIDE_THE_PEAK } else { 0 };
+        Some((highest + spread + beside).next_multiple_of(1 << 20))
     }
 
     /// The highest peak of all launches of a configuration, bytes.

@@ -205,7 +205,7 @@ impl<P> Launches for LocalExecutor<P> {
 
     fn prepare(&self, spec: &TrialSpec) -> Prepared {
         let Site { command, device, cap, .. } = &self.site;
-        prepare(spec, command, self.inspection(), *device, cap.bytes, nonce())
+        prepare(spec, command, self.inspection(), *device, cap, nonce())
     }
 }
 
@@ -423,7 +423,7 @@ impl Site {
             writable: Vec::new(),
             caches: Vec::new(),
             cache_layer: Some(self.scratch.join("caches")),
-            memory_limit: self.cap.bytes.filter(|_| self.device == Device::Cpu),
+            memory_limit: prepared.plan.cap_bytes.filter(|_| self.device == Device::Cpu),
             grace: GRACE,
         }
     }

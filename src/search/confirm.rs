@@ -8,6 +8,7 @@ use super::same_training::{Training, same_training};
 use super::settle::ranking;
 use super::space::{Space, with};
 use crate::model::event::Phase;
+use crate::model::observation::Kind;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Knob, Observation, Purpose, Verdict};
@@ -203,9 +204,20 @@ impl Session<'_> {
     /// The limit under which a configuration should hold by all that was seen of it, bytes.
     fn own_limit(&self, settings: &Configuration) -> Option<u64> {
         let highest = self.highest(settings)?;
-        let spread = ((ROOM * highest as f64) as u64).max(highest - self.peaks_of(settings).min()?);
+        let kinds = [Kind::Measured, Kind::Confirm];
+        let seen = kinds.map(|kind| self.spread_of(settings, kind)).into_iter().max()?;
+        let spread = ((ROOM * highest as f64) as u64).max(seen);
         let beside = if self.plan.device == Device::Cpu { BESIDE_THE_PEAK } else { 0 };
         Some((highest + spread + beside).next_multiple_of(1 << 20))
+    }
+
+    /// By how much the peaks of a configuration's launches of one kind differ, bytes: a confirm trial needs more than the first
+    /// steps do, and that is no uncertainty.
+    fn spread_of(&self, settings: &Configuration, kind: Kind) -> u64 {
+        let alike = || {
+            self.fitting_launches(settings).filter(move |o| o.purpose.kind() == kind).filter_map(|o| o.peak())
+        };
+        alike().max().zip(alike().min()).map_or(0, |(most, least)| most - least)
     }
 
     /// The highest peak of all launches of a configuration, bytes.
@@ -214,9 +226,10 @@ impl Session<'_> {
     }
 
     fn peaks_of(&self, settings: &Configuration) -> impl Iterator<Item = u64> {
-        self.seen
-            .iter()
-            .filter(move |o| o.settings == *settings && state_of(o) == State::Fits)
-            .filter_map(|o| o.peak())
+        self.fitting_launches(settings).filter_map(|o| o.peak())
+    }
+
+    fn fitting_launches(&self, settings: &Configuration) -> impl Iterator<Item = &Observation> {
+        self.seen.iter().copied().filter(move |o| o.settings == *settings && state_of(o) == State::Fits)
     }
 }

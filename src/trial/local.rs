@@ -352,6 +352,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
                     steps: pulse.steps,
                     steps_per_second: pulse.rate(),
                     memory: if self.site.device == Device::Cuda { latest.device } else { host },
+                    limit: trial.prepared.plan.cap_bytes,
                     budget_left: (self.budget_left)(),
                 });
             }

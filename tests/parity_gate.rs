@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use autofit::agent::{AgentFiles, EventReader};
-use autofit::model::observation::{Disturbance, ProcessEnd};
+use autofit::model::observation::{Cap, Disturbance, ProcessEnd};
 use autofit::model::parity::{AfterSteps, Quantity};
 use autofit::model::{Configuration, Device, Knob, Purpose, TrialSpec, Verdict};
 use autofit::trial::collect::Records;
@@ -74,7 +74,7 @@ fn launch(script: &str, args: &[&str], settings: &Configuration, alter: &[Altera
     let mut command = vec![python.display().to_string(), path.display().to_string()];
     command.extend(args.iter().map(|a| (*a).to_owned()));
     let spec = TrialSpec::new(settings.clone(), Purpose::Climb);
-    let mut plan = prepare(&spec, &command, None, Device::Cpu, None, NONCE.to_owned()).plan;
+    let mut plan = prepare(&spec, &command, None, Device::Cpu, &Cap::default(), NONCE.to_owned()).plan;
     let trial = folder.path().join("trial");
     fs::create_dir(&trial).unwrap();
     plan.trial_dir = Some(trial.display().to_string());

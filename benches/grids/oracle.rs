@@ -76,8 +76,8 @@ impl<'a> Oracle<'a> {
         self.launches += usize::from(answer.is_some());
         let mut o = answer.unwrap_or_else(|| self.missing());
         (o.trial, o.purpose, o.settings) = (trial, spec.purpose, spec.settings.clone());
-        o.cap.bytes = Some(self.cap);
-        if o.peak().is_some_and(|p| p > self.cap) {
+        o.cap.bytes = Some(spec.limit.unwrap_or(self.cap));
+        if o.peak() > o.cap.bytes {
             (o.verdict, o.why, o.timing) = (Verdict::Oom, "its peak lies above the cap".to_owned(), None);
             o.windows.clear();
         }

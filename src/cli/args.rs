@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{Words, parse_time, parse_words};
-use crate::model::size::parse_bytes;
+use crate::model::size::{parse_bytes, parse_share};
 
 pub(super) const AFTER_HELP: &str = "\
 Exit status: 0 tuned; 2 usage or recipe error; 3 nothing fits within the bounds; 4 the script fails for a reason that
@@ -140,6 +140,13 @@ pub(super) struct JobArgs {
     /// Memory that may be used: device memory on a GPU, memory of the process tree on the CPU (24GiB, 700MiB)
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(super) memory_cap: Option<u64>,
+    /// Part of this limit that is kept free: trials run under what is left (5%, 0.05) [default: 0%, since a winner leaves
+    /// room by itself]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub(super) margin: Option<f64>,
+    /// Launch the winner once more under its own peak as the limit, so that what it needs at most is enforced, not only seen
+    #[arg(long)]
+    pub(super) prove_peak: bool,
     /// What may happen to the effective batch size
     #[arg(long, value_enum)]
     pub(super) batch: Option<BatchArg>,

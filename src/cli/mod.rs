@@ -91,6 +91,8 @@ fn job(args: JobArgs, invocation: Vec<String>) -> Result<Job, Exit> {
             DeviceArg::Cpu => DeviceChoice::Cpu,
         },
         memory_cap: args.memory_cap,
+        margin: args.margin,
+        prove_peak: args.prove_peak,
         batch: match (args.batch, args.max_batch) {
             (None, None) => None,
             (None, Some(_)) | (Some(BatchArg::Max), _) => Some(BatchPolicy::Max),

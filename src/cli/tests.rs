@@ -79,8 +79,15 @@ fn options_for_slurm_are_one_word() {
 #[test]
 fn sizes_and_times_are_checked() {
     assert!(message("--memory-cap lots -- x").contains("24GiB"));
+    assert!(
+        message("--margin 95% -- x").contains("`95%` is not a share; write it like 5% or 0.05, at most 90%")
+    );
     assert!(message("--budget soon -- x").contains("90s"));
-    let Request::Tune(job) = request("--budget 2m --max-batch 64 -- x").unwrap() else { panic!("not tune") };
+    let Request::Tune(job) = request("--prove-peak --margin 5% --budget 2m --max-batch 64 -- x").unwrap()
+    else {
+        panic!("not tune")
+    };
     assert_eq!(job.budget, Some(Duration::from_secs(120)));
-    assert_eq!(job.batch, Some(BatchPolicy::Max));
+    assert_eq!((job.batch, job.margin), (Some(BatchPolicy::Max), Some(0.05)));
+    assert!(job.prove_peak);
 }

@@ -16,7 +16,7 @@ use crate::journal::{GOES_ON, Journal};
 use crate::model::observation::ProcessEnd;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
-use crate::report::assemble::SummaryInput;
+use crate::report::assemble::{SummaryInput, proof_of};
 use crate::report::machine::{Accelerator, Machine};
 use crate::report::result::{Advice, Compared, Files, Isolation, Prediction, Skipped, Status};
 use crate::report::style::{Stream, Style};
@@ -34,7 +34,7 @@ const TOO_OLD: &str = "autofit: PyTorch ";
 ///
 /// # Errors
 /// When the result cannot be printed.
-pub fn show_finished(journal: &Journal, job: &Job) -> anyhow::Result<Option<i32>> {
+pub fn show_finished(journal: &Journal, place: &Workplace, job: &Job) -> anyhow::Result<Option<i32>> {
     if journal.finished().is_none() {
         return Ok(None);
     }
@@ -42,6 +42,11 @@ pub fn show_finished(journal: &Journal, job: &Job) -> anyhow::Result<Option<i32>
     let Ok(result) = serde_json::from_value::<TuneResult>(value) else { return Ok(None) };
     if job.yes && result.status == Status::NothingFits {
         // What it would take is accepted now: the search goes on from what was measured.
+        return Ok(None);
+    }
+    let proof = result.trials.iter().any(|t| t.purpose == Purpose::Prove);
+    if place.recipe.limits.prove_peak && result.confirmed.is_some() && !proof {
+        // One launch more, after what was measured.
         return Ok(None);
     }
     if job.verbosity != Verbosity::Quiet {
@@ -76,7 +81,7 @@ pub fn emit(
     if let Some(winner) = chosen {
         let env_path = place.out.join("autofit.env");
         let document = document(place, &bench.executor, winner);
-        let text = env::render(&document, &head(place, winner))?;
+        let text = env::render(&document, &head(place, winner, history))?;
         env::write(&env_path, &text, journal.dir()).map_err(not_written)?;
         files.env = Some(shown(&env_path, place));
     }
@@ -233,11 +238,14 @@ fn status_of(outcome: &Outcome) -> Status {
     }
 }
 
-/// The fastest that was seen to fit, when the user stopped the search before one was confirmed.
+/// When the user stopped the search: what was confirmed, or the fastest that was seen to fit.
 pub(super) fn best_so_far(history: &[Observation]) -> Option<u32> {
-    let fits = history.iter().filter(|o| o.purpose != Purpose::Advice);
+    let confirmed = history.iter().rev().find(|o| o.purpose == Purpose::Confirm && o.throughput().is_some());
+    // With less memory than there is it may have been slower than it is.
+    let fits = history.iter().filter(|o| !matches!(o.purpose, Purpose::Advice | Purpose::Prove));
     let rate = |o: &Observation| o.throughput().unwrap_or(0.0);
-    fits.filter(|o| o.throughput().is_some()).max_by(|a, b| rate(a).total_cmp(&rate(b))).map(|o| o.trial)
+    let fastest = fits.filter(|o| o.throughput().is_some()).max_by(|a, b| rate(a).total_cmp(&rate(b)));
+    confirmed.or(fastest).map(|o| o.trial)
 }
 
 fn document<P: FnMut(Progress)>(
@@ -272,7 +280,7 @@ fn document<P: FnMut(Progress)>(
     }
 }
 
-fn head(place: &Workplace, winner: &Observation) -> env::Head {
+fn head(place: &Workplace, winner: &Observation, history: &[Observation]) -> env::Head {
     let figures = winner.timing.as_ref().map(words::throughput);
     let confirmed = match winner.purpose {
         Purpose::Confirm => "in a launch of its own",
@@ -288,6 +296,9 @@ fn head(place: &Workplace, winner: &Observation) -> env::Head {
             words::bytes(winner.peak())
         ),
         cap: words::cap(&winner.cap),
+        proved: proof_of(winner, history).map(|proof| {
+            format!("needs at most {}, enforced in a launch of its own", words::bytes(proof.cap.bytes))
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file a subcommand; each reads like a table of contents.
 
 pub mod bench;
+mod cap;
 pub mod cluster;
 pub mod demo;
 pub mod diagnose;
@@ -131,6 +132,10 @@ pub struct Job {
     pub device: DeviceChoice,
     /// Bytes.
     pub memory_cap: Option<u64>,
+    /// Share of the limit that is kept free, 0 to 0.9; `None`: as the recipe says.
+    pub margin: Option<f64>,
+    /// Launch the winner once more under its own peak, even if the recipe does not say so.
+    pub prove_peak: bool,
     /// What may happen to the effective batch; `None`: as the recipe says.
     pub batch: Option<BatchPolicy>,
     /// Largest effective batch.

@@ -74,6 +74,9 @@ fn ladder(place: &Workplace) -> (Vec<TrialSpec>, Vec<Skipped>) {
         }
     }
     specs.push(TrialSpec::new(Configuration::baseline(), Purpose::Confirm));
+    if place.recipe.limits.prove_peak {
+        specs.push(TrialSpec::new(Configuration::baseline(), Purpose::Prove));
+    }
     (specs, skipped)
 }
 

@@ -21,7 +21,7 @@ use crate::trial::Launches;
 pub async fn run(job: Job) -> anyhow::Result<i32> {
     let place = Workplace::open(&job).await?;
     let (mut journal, history) = open_journal(&place, &job)?;
-    if let Some(status) = finish::show_finished(&journal, &job)? {
+    if let Some(status) = finish::show_finished(&journal, &place, &job)? {
         // Killed after its last line, it left its room behind.
         scratch::sweep();
         return Ok(status);

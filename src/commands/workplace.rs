@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::cap::cap;
 use super::cluster::{Cluster, Ground};
 use super::{BatchPolicy, DeviceChoice, IsolationChoice, Job, lookup, recipe_python};
 use crate::exit::{self, Exit};
@@ -15,7 +16,6 @@ use crate::inspect;
 use crate::journal::{SearchKey, hash_file};
 use crate::model::observation::Cap;
 use crate::model::plan::Device;
-use crate::model::size::Bytes;
 use crate::model::torchrun::without_srun;
 use crate::model::{NumericsClass, Observation};
 use crate::process::abilities;
@@ -29,9 +29,6 @@ use crate::watch::{Gpus, MachineFacts};
 
 /// A trial that says nothing about its limit may take this long; downloads and tokenising happen in the first one.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Under a smaller limit not even a Python without PyTorch starts (10 to 20 MiB): a slip, such as `8` for `8GiB`.
-const LEAST_CAP: u64 = 16 << 20;
 
 /// Files among the command's words above this size are data, not scripts; they do not make another search.
 const SCRIPT_BYTES: u64 = 4 << 20;
@@ -289,6 +286,8 @@ pub(super) fn override_recipe(recipe: &mut Recipe, job: &Job) {
     recipe.limits.budget = job.budget.map(seconds).or(recipe.limits.budget);
     recipe.limits.trial_timeout = job.trial_timeout.map(seconds).or(recipe.limits.trial_timeout);
     recipe.limits.max_trials = job.max_trials.or(recipe.limits.max_trials);
+    recipe.limits.margin = job.margin.unwrap_or(recipe.limits.margin);
+    recipe.limits.prove_peak |= job.prove_peak;
     recipe.executor = job.executor.unwrap_or(recipe.executor);
     recipe.slurm.args.extend(job.slurm.iter().cloned());
     recipe.slurm.jobs = job.jobs.or(recipe.slurm.jobs);
@@ -349,56 +348,6 @@ fn device(
                 exit::PLACE,
                 format!("there is no GPU to tune for: {why}; --device cpu tunes for the processor"),
             ))
-        }
-    }
-}
-
-fn cap(
-    recipe: &Recipe,
-    device: Device,
-    machine: &MachineFacts,
-    limit: u64,
-    visible: &[usize],
-) -> Result<Cap, Exit> {
-    let margin = 1.0 - recipe.limits.margin;
-    let with_margin = |bytes: u64| (bytes as f64 * margin) as u64;
-    let text = |s: &str| s.to_owned();
-    if let Some(asked) = recipe.memory_cap.filter(|asked| *asked < LEAST_CAP) {
-        let message = format!(
-            "a memory limit of {} is less than Python alone needs; was a unit meant, as in --memory-cap 8GiB?",
-            Bytes(asked)
-        );
-        return Err(Exit::new(exit::USAGE, message));
-    }
-    match device {
-        Device::Cpu => match recipe.memory_cap {
-            Some(asked) if asked > limit => {
-                let (have, asked) = (Bytes(limit), Bytes(asked));
-                Err(Exit::new(
-                    exit::PLACE,
-                    format!("--memory-cap {asked} is more than this machine may use ({have})"),
-                ))
-            }
-            asked => Ok(Cap {
-                bytes: Some(with_margin(asked.unwrap_or(limit))),
-                mechanism: text(if asked.is_some() { "cgroup" } else { "machine limit" }),
-                scope: text("process tree"),
-                metric: text("anonymous + shared memory"),
-            }),
-        },
-        Device::Cuda => {
-            let smallest = visible.iter().filter_map(|i| machine.gpus.get(*i)).map(|g| g.total_bytes).min();
-            let bytes = match (recipe.memory_cap, smallest) {
-                (Some(asked), Some(have)) => Some(asked.min(have)),
-                (asked, have) => asked.or(have),
-            };
-            let mechanism = if recipe.memory_cap.is_some() { "allocator fraction" } else { "device" };
-            Ok(Cap {
-                bytes: bytes.map(with_margin),
-                mechanism: text(mechanism),
-                scope: text(if recipe.memory_cap.is_some() { "process" } else { "device" }),
-                metric: text("device memory"),
-            })
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Head {
     pub confirmed: String,
     /// The cap in one line.
     pub cap: String,
+    /// What it needs at most, where that was enforced, in one line.
+    pub proved: Option<String>,
 }
 
 /// A file that cannot be read or written.
@@ -132,6 +134,9 @@ pub fn render(document: &RunDocument, head: &Head) -> Result<String, EnvError> {
     comment("settings", &head.settings);
     comment("confirmed", &head.confirmed);
     comment("cap", &head.cap);
+    if let Some(proved) = &head.proved {
+        comment("proved", proved);
+    }
     if document.needs_run() {
         comment("needs", "autofit run");
         comment("use", "autofit run -- COMMAND");

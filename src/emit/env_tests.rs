@@ -10,6 +10,7 @@ fn head() -> Head {
         settings: "amp=bf16, num_workers=2".into(),
         confirmed: "412 ± 3 samples/s, peak 1.21 GiB".into(),
         cap: "1.50 GiB by cgroup v1 \\".into(),
+        proved: Some("needs at most 1.28 GiB".into()),
     }
 }
 
@@ -31,6 +32,7 @@ fn the_head_says_what_how_and_how_to_use_it() {
     # settings: amp=bf16, num_workers=2
     # confirmed: 412 ± 3 samples/s, peak 1.21 GiB
     # cap: 1.50 GiB by cgroup v1 \ .
+    # proved: needs at most 1.28 GiB
     # needs: autofit run
     # use: autofit run -- COMMAND
     "#);

@@ -32,6 +32,8 @@ pub enum Purpose {
     Confirm,
     /// Several configurations in turns within one launch ([`TrialSpec::windows`]).
     Sweep,
+    /// The winner once more, as it was confirmed, under its own peak as the limit ([`TrialSpec::limit`]).
+    Prove,
 }
 
 impl Purpose {
@@ -42,8 +44,14 @@ impl Purpose {
             Self::Confirm => Kind::Confirm,
             Self::Parity => Kind::Parity,
             Self::Sweep => Kind::Sweep,
+            Self::Prove => Kind::Prove,
             _ => Kind::Measured,
         }
+    }
+
+    /// Whether it goes through evaluation, saving and the largest batch.
+    pub fn covers(self) -> bool {
+        matches!(self, Self::Confirm | Self::Prove)
     }
 }
 
@@ -58,6 +66,8 @@ pub enum Kind {
     Parity,
     /// Several configurations in turns.
     Sweep,
+    /// As [`Self::Confirm`], under a limit of its own.
+    Prove,
 }
 
 /// How a process ended; these are never merged.
@@ -189,12 +199,35 @@ pub struct Peaks {
 pub struct Cap {
     /// The limit; absent without one.
     pub bytes: Option<u64>,
+    /// What a margin keeps free above it: with it, this is what was allowed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub margin_bytes: u64,
     /// `cgroup v2`, `cgroup v1`, `RLIMIT_DATA (weak)`, `allocator fraction`, `device`, `none`.
     pub mechanism: String,
     /// `process tree`, `process`, `device`.
     pub scope: String,
     /// `anonymous + shared memory`, `data segment`, `device memory`.
     pub metric: String,
+}
+
+impl Cap {
+    /// The same with a lower limit, bytes, where there is one.
+    pub fn lowered(&self, limit: Option<u64>) -> Self {
+        let Some(limit) = limit.filter(|limit| self.bytes.is_none_or(|bytes| *limit < bytes)) else {
+            return self.clone();
+        };
+        let mut cap = Self { bytes: Some(limit), margin_bytes: 0, ..self.clone() };
+        if cap.mechanism == "device" {
+            // Less than the whole device can only be held in the allocator.
+            (cap.mechanism, cap.scope) = ("allocator fraction".to_owned(), "process".to_owned());
+        }
+        cap
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What a confirm trial saw.
@@ -408,11 +441,14 @@ pub struct TrialSpec {
     /// Of a sweep: what is measured in turns with `settings`, each in full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Configuration>,
+    /// A limit below that of the search, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 impl TrialSpec {
     /// A launch of one configuration.
     pub fn new(settings: Configuration, purpose: Purpose) -> Self {
-        Self { settings, purpose, windows: Vec::new() }
+        Self { settings, purpose, windows: Vec::new(), limit: None }
     }
 }

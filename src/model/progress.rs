@@ -47,6 +47,8 @@ pub enum Progress {
         steps_per_second: Option<f64>,
         /// Memory now, in the metric of the cap.
         memory: Option<u64>,
+        /// What it may use, bytes.
+        limit: Option<u64>,
         /// Seconds of the budget that are left.
         budget_left: Option<f64>,
     },

@@ -1,4 +1,4 @@
-//! Memory sizes as people write and read them.
+//! Memory sizes, and shares of them, as people write and read them.
 
 use std::fmt;
 
@@ -51,6 +51,24 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The largest share that may be kept free: what is left must hold something.
+const LARGEST_SHARE: f64 = 0.9;
+
+/// Reads `5%` or `0.05`.
+///
+/// # Errors
+/// Says what a share looks like.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.trim().strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|p| p / 100.0),
+        None => text.trim().parse::<f64>(),
+    };
+    match share {
+        Ok(share) if (0.0..=LARGEST_SHARE).contains(&share) => Ok(share),
+        _ => Err(format!("`{text}` is not a share; write it like 5% or 0.05, at most 90%")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +82,15 @@ mod tests {
         assert!(parse_bytes("0").is_err());
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
         assert_eq!(Bytes(700 << 20).to_string(), "700 MiB");
+    }
+
+    #[test]
+    fn shares_as_people_write_them() {
+        assert_eq!(parse_share("5%"), Ok(0.05));
+        assert_eq!(parse_share("0.05"), Ok(0.05));
+        assert_eq!(parse_share("0"), Ok(0.0));
+        for wrong in ["5", "95%", "-1%", "some", "%", "nan"] {
+            assert!(parse_share(wrong).is_err_and(|e| e.contains("5% or 0.05")), "{wrong}");
+        }
     }
 }

@@ -108,15 +108,25 @@ pub struct Limits {
     pub max_trials: Option<u32>,
     /// Seconds for one trial.
     pub trial_timeout: Option<f64>,
-    /// Share of the cap that trials may not use, 0 to 0.9: trials run under the cap less this.
+    /// Share of the cap that is kept free, 0 to 0.9: trials run under the cap less this.  None by default: a winner leaves
+    /// as much room as its launches differ by (`search::confirm`), and what is kept free on top costs speed.
     pub margin: f64,
+    /// Whether the winner is launched once more under its own peak as the limit.
+    pub prove_peak: bool,
     /// Whether a larger batch is measured for advice when the policy keeps the batch; `None`: when it is cheap.
     pub advice: Option<bool>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { budget: None, max_trials: None, trial_timeout: None, margin: 0.0, advice: None }
+        Self {
+            budget: None,
+            max_trials: None,
+            trial_timeout: None,
+            margin: 0.0,
+            prove_peak: false,
+            advice: None,
+        }
     }
 }
 

@@ -55,6 +55,7 @@ struct RawLimits {
     max_trials: Option<Positive>,
     trial_timeout: Option<Seconds>,
     margin: Option<Share>,
+    prove_peak: Option<bool>,
     advice: Option<bool>,
 }
 
@@ -93,6 +94,7 @@ pub fn load(text: &str, path: &Path) -> Result<Recipe, RecipeError> {
             max_trials: raw.limits.max_trials.map(|p| u32::try_from(p.0).unwrap_or(u32::MAX)),
             trial_timeout: raw.limits.trial_timeout.map(|s| s.0),
             margin: raw.limits.margin.map_or(0.0, |s| s.0),
+            prove_peak: raw.limits.prove_peak.unwrap_or(false),
             advice: raw.limits.advice,
         },
         executor: raw.executor.0,

@@ -7,7 +7,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, de::Error};
 
 use crate::model::plan::Device;
-use crate::model::size::parse_bytes;
+use crate::model::size::{parse_bytes, parse_share};
 
 /// The version of the format; a recipe may state it.
 const FORMAT: &str = "1";
@@ -155,14 +155,7 @@ impl FromWord for Share {
     const LOOKS: &'static str = "a share, such as 5%";
 
     fn from_word(word: &str) -> Result<Self, String> {
-        let share = match word.trim().strip_suffix('%') {
-            Some(percent) => percent.trim().parse::<f64>().map(|p| p / 100.0),
-            None => word.trim().parse::<f64>(),
-        };
-        match share {
-            Ok(share) if (0.0..=0.9).contains(&share) => Ok(Self(share)),
-            _ => Err(format!("`{word}` is not a share; write it like 5% or 0.05, at most 90%")),
-        }
+        parse_share(word).map(Self)
     }
 }
 

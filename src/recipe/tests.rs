@@ -33,7 +33,7 @@ ladder:
   - {malloc: trim, checkpoint: all}
   - accumulation
 policy: {numerics: exact, batch: lower}
-limits: {budget: 3m, max_trials: 9, trial_timeout: 40, margin: 5%, advice: false}
+limits: {budget: 3m, max_trials: 9, trial_timeout: 40, margin: 5%, prove_peak: true, advice: false}
 "#,
     );
     assert_eq!(recipe.name, "my");
@@ -63,6 +63,7 @@ limits: {budget: 3m, max_trials: 9, trial_timeout: 40, margin: 5%, advice: false
     assert_eq!(recipe.limits.max_trials, Some(9));
     assert_eq!(recipe.limits.trial_timeout, Some(40.0));
     assert!((recipe.limits.margin - 0.05).abs() < 1e-12);
+    assert!(recipe.limits.prove_peak);
     assert_eq!(recipe.limits.advice, Some(false));
 }
 
@@ -283,6 +284,7 @@ fn the_documentation_names_every_key() {
         "max_trials",
         "trial_timeout",
         "margin",
+        "prove_peak",
         "advice",
         "executor",
         "slurm",

@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::redact::{self, Redactor};
 use super::result::{
     Advice, Candidate, CapFigures, Compared, Confirmed, Cost, FailureReport, Files, Isolation, KnobEntry,
-    Measured, Oom, Parity, Prediction, Rate, Skipped, Status, Trial, TuneResult,
+    Measured, Oom, Parity, Prediction, Proved, Rate, Skipped, Status, Trial, TuneResult,
 };
 use super::{style, words};
 use crate::model::observation::{Cap, ProcessEnd};
@@ -102,7 +102,7 @@ impl TuneResult {
                 parity: quiet(o, all).or_else(|| baseline.and_then(|b| parity(climbed(o, all), b))),
                 ..candidate(o)
             }),
-            confirmed: confirm.map(confirmed),
+            confirmed: confirm.map(|o| confirmed(o, all)),
             trials: all.iter().map(|o| trial(o, reference, input)).collect(),
             cost: Cost { launches: u32::try_from(all.len()).unwrap_or(u32::MAX), seconds: input.seconds },
             would_fit: would_fit(all, own_batch(input), input.device),
@@ -145,8 +145,7 @@ fn confirm_of<'a>(winner: &Observation, all: &'a [Observation]) -> Option<&'a Ob
 
 /// The trial of the same settings that saw the same data as the baseline.
 fn climbed<'a>(o: &'a Observation, all: &'a [Observation]) -> &'a Observation {
-    let same =
-        |t: &&Observation| t.settings == o.settings && t.purpose != Purpose::Confirm && !t.losses.is_empty();
+    let same = |t: &&Observation| t.settings == o.settings && !t.purpose.covers() && !t.losses.is_empty();
     all.iter().find(same).unwrap_or(o)
 }
 
@@ -189,7 +188,7 @@ fn candidate(o: &Observation, reference: Option<&Observation>, baseline: Option<
 
 /// Largest relative differences over the steps that both have; `None` when there is nothing to compare.
 fn parity(o: &Observation, with: &Observation) -> Option<Parity> {
-    if o.settings == with.settings || o.purpose == Purpose::Confirm {
+    if o.settings == with.settings || o.purpose.covers() {
         return None;
     }
     let steps = o.losses.len().min(with.losses.len());
@@ -226,15 +225,29 @@ fn largest_difference(a: &[f64], b: &[f64]) -> Option<f64> {
         .max_by(f64::total_cmp)
 }
 
-fn confirmed(o: &Observation) -> Confirmed {
+fn confirmed(o: &Observation, all: &[Observation]) -> Confirmed {
     Confirmed {
         trial: o.trial,
         samples_per_second: rate(o),
         peak_bytes: o.peak(),
         headroom_bytes: headroom(o),
+        limit_bytes: o.cap.bytes,
         train_seen: o.steps > 0,
         coverage: o.coverage.clone().unwrap_or_default(),
+        proved: proof_of(o, all).map(|p| Proved {
+            trial: p.trial,
+            limit_bytes: p.cap.bytes,
+            peak_bytes: p.peak(),
+            samples_per_second: rate(p),
+        }),
     }
+}
+
+/// The launch in which a confirmed configuration held under its own peak.
+pub fn proof_of<'a>(confirmed: &Observation, all: &'a [Observation]) -> Option<&'a Observation> {
+    let mut proofs = all.iter().rev().filter(|o| o.purpose == Purpose::Prove);
+    // Other load makes figures uncertain; that it ran within the limit is as sure as otherwise.
+    proofs.find(|o| o.settings == confirmed.settings && o.throughput().is_some())
 }
 
 fn knobs(inspection: &Inspection) -> Vec<KnobEntry> {

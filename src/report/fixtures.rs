@@ -22,6 +22,7 @@ const MIB: u64 = 1 << 20;
 pub fn cap() -> Cap {
     Cap {
         bytes: Some(1536 * MIB),
+        margin_bytes: 0,
         mechanism: "cgroup v1".into(),
         scope: "process tree".into(),
         metric: "anonymous + shared memory".into(),

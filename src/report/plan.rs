@@ -81,6 +81,7 @@ pub fn render(p: &PlanText, style: Style) -> String {
         let what = match spec.purpose {
             // Which one that will be is not known before.
             Purpose::Confirm => "confirm: the fastest of what fits, in a fresh process".to_owned(),
+            Purpose::Prove => "proved: the same once more, under its own peak as the limit".to_owned(),
             purpose => words::what(&spec.settings, purpose),
         };
         say(&format!("{:>3}  ", n + 1), &what);
@@ -176,6 +177,7 @@ mod tests {
             invocation: ["autofit", "--budget", "5m", "--", "python", "train.py"].map(Into::into).to_vec(),
             cap: Some(Cap {
                 bytes: Some(3 << 29),
+                margin_bytes: 0,
                 mechanism: "cgroup v1".into(),
                 scope: "process tree".into(),
                 metric: "anonymous + shared memory".into(),

@@ -115,7 +115,7 @@ impl Reporter {
             }
             Progress::Tick { trial, elapsed, .. } => {
                 if !quiet {
-                    self.tick(*trial, *elapsed, living(event, self.cap.bytes));
+                    self.tick(*trial, *elapsed, living(event));
                 }
             }
             Progress::Job { trial, elapsed, text } => {
@@ -303,8 +303,8 @@ fn left(budget_left: Option<f64>) -> String {
 }
 
 /// What a living trial does: `31 steps, 5.20 steps/s, memory 1.02 GiB of 1.50 GiB, budget left 4 min 10 s`.
-fn living(event: &Progress, cap: Option<u64>) -> String {
-    let Progress::Tick { steps, steps_per_second, memory, budget_left, .. } = event else {
+fn living(event: &Progress) -> String {
+    let Progress::Tick { steps, steps_per_second, memory, limit, budget_left, .. } = event else {
         return String::new();
     };
     let mut parts =
@@ -313,8 +313,8 @@ fn living(event: &Progress, cap: Option<u64>) -> String {
         parts.push(format!("{} steps/s", words::number(*rate)));
     }
     if let Some(now) = memory {
-        let cap = cap.map(|c| format!(" of {}", Bytes(c))).unwrap_or_default();
-        parts.push(format!("memory {}{cap}", Bytes(*now)));
+        let of = limit.map(|limit| format!(" of {}", Bytes(limit))).unwrap_or_default();
+        parts.push(format!("memory {}{of}", Bytes(*now)));
     }
     parts.join(", ") + &left(*budget_left)
 }

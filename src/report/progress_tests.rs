@@ -48,6 +48,7 @@ fn tick(trial: u32, elapsed: f64, steps: u64) -> Progress {
         steps,
         steps_per_second: (steps > 0).then_some(5.2),
         memory: Some(1045 << 20),
+        limit: Some(1536 << 20),
         budget_left: Some(250.0),
     }
 }
@@ -193,10 +194,10 @@ fn a_resumed_search_compares_with_trials_of_its_earlier_part() {
 #[test]
 fn the_live_line_says_what_a_trial_does() {
     assert_eq!(
-        living(&tick(1, 12.0, 31), Some(1536 << 20)),
+        living(&tick(1, 12.0, 31)),
         "31 steps, 5.20 steps/s, memory 1.02 GiB of 1.50 GiB, budget left 4 min 10 s"
     );
-    assert!(living(&tick(1, 1.0, 0), None).starts_with("setting up, memory 1.02 GiB, budget left"));
+    assert!(living(&tick(1, 1.0, 0)).starts_with("setting up, memory 1.02 GiB of 1.50 GiB, budget left"));
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn where_the_line_is_short_the_figures_stay() {
         next_sign: 0.0,
         text: String::new(),
     };
-    let text = living(&tick(12, 12.0, 31), Some(1536 << 20));
+    let text = living(&tick(12, 12.0, 31));
     let line = reporter.fitted(&current, &text);
     assert!(line.ends_with(&text), "{line}");
     assert!(line.chars().count() < 80, "{line}");

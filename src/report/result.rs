@@ -118,6 +118,9 @@ impl Status {
 pub struct CapFigures {
     /// Absent without one.
     pub bytes: Option<u64>,
+    /// What `--margin` keeps free above it: with it, this is what was allowed.
+    #[serde(default)]
+    pub margin_bytes: u64,
     /// `cgroup v1`, `allocator fraction`, ...
     pub mechanism: String,
     /// `process tree`, `process`, `device`.
@@ -130,6 +133,7 @@ impl From<&Cap> for CapFigures {
     fn from(c: &Cap) -> Self {
         Self {
             bytes: c.bytes,
+            margin_bytes: c.margin_bytes,
             mechanism: c.mechanism.clone(),
             scope: c.scope.clone(),
             metric: c.metric.clone(),
@@ -141,6 +145,7 @@ impl From<&CapFigures> for Cap {
     fn from(c: &CapFigures) -> Self {
         Self {
             bytes: c.bytes,
+            margin_bytes: c.margin_bytes,
             mechanism: c.mechanism.clone(),
             scope: c.scope.clone(),
             metric: c.metric.clone(),
@@ -263,10 +268,29 @@ pub struct Confirmed {
     pub peak_bytes: Option<u64>,
     /// Left under the cap at the peak.
     pub headroom_bytes: Option<u64>,
+    /// The limit that was enforced.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
     /// Training steps were measured.
     pub train_seen: bool,
     /// What it saw beside training.
     pub coverage: Coverage,
+    /// The same under its own peak as the limit; absent where that was not asked for, or did not hold.
+    #[serde(default)]
+    pub proved: Option<Proved>,
+}
+
+/// A confirmed configuration, launched once more as it was confirmed, under its own peak as the limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proved {
+    /// Number of the trial.
+    pub trial: u32,
+    /// The limit that was enforced: it needs at most this.
+    pub limit_bytes: Option<u64>,
+    /// Its peak then.
+    pub peak_bytes: Option<u64>,
+    /// Throughput under that limit.
+    pub samples_per_second: Option<Rate>,
 }
 
 /// One launch.

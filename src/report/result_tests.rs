@@ -65,6 +65,29 @@ fn the_winners_figures_are_those_of_its_confirm_trial() {
 }
 
 #[test]
+fn what_a_winner_needs_at_most_is_the_limit_under_which_it_held() {
+    let proved = |verdict| {
+        let mut input = fixtures::baseline_ooms();
+        let proof = fixtures::fit(7, Purpose::Prove, "amp=bf16,accumulation=2", 1240, 405.0, 2.4);
+        let cap = input.cap.lowered(Some(1300 << 20));
+        input.observations.push(crate::model::Observation { cap, verdict, ..proof });
+        assembled(&input)
+    };
+    let r = proved(Verdict::Fit);
+    let value = serde_json::to_value(&r).unwrap();
+    assert_eq!(problems(&value), Vec::<String>::new());
+    let confirmed = &value["confirmed"];
+    assert_eq!((&confirmed["trial"], &confirmed["limit_bytes"]), (&6.into(), &(1536u64 << 20).into()));
+    assert_eq!(confirmed["proved"]["limit_bytes"], 1300u64 << 20);
+    let style = crate::report::style::Style { width: 120, color: false };
+    let said = crate::report::table::summary(&r, style);
+    let sentence =
+        "needs at most 1.27 GiB: enforced in a launch of its own (trial 7), peak 1.21 GiB, 405 ± 3";
+    assert!(said.contains(sentence), "{said}");
+    assert_eq!(proved(Verdict::Oom).confirmed.unwrap().proved, None);
+}
+
+#[test]
 fn a_winner_without_a_confirm_trial_is_not_confirmed() {
     let r = assembled(&fixtures::interrupted());
     assert_eq!(r.winner.unwrap().trial, 2);

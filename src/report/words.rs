@@ -114,6 +114,7 @@ pub fn what(settings: &Configuration, purpose: Purpose) -> String {
         Purpose::Advice => format!("for advice: {settings}"),
         Purpose::Parity => format!("losses compared: {settings}"),
         Purpose::Confirm => format!("confirm: {settings}"),
+        Purpose::Prove => format!("under its own peak: {settings}"),
         Purpose::Sweep => format!("several in turns beside {settings}"),
     }
 }
@@ -158,14 +159,19 @@ pub fn coverage(c: &Coverage, trained: bool) -> String {
     )
 }
 
-/// `1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)`.
+/// `1.50 GiB by cgroup v1 (process tree, anonymous + shared memory)`, and where a margin is kept
+/// `1.43 GiB (1.50 GiB less a margin of 76.8 MiB) by ...`.
 pub fn cap(cap: &Cap) -> String {
     let about: Vec<&str> =
         [cap.scope.as_str(), cap.metric.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
     let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    let by = if cap.mechanism.is_empty() { String::new() } else { format!(" by {}", cap.mechanism) };
     match cap.bytes {
-        Some(n) if cap.mechanism.is_empty() => format!("{}{about}", Bytes(n)),
-        Some(n) => format!("{} by {}{about}", Bytes(n), cap.mechanism),
+        Some(n) if cap.margin_bytes > 0 => {
+            let (allowed, margin) = (Bytes(n + cap.margin_bytes), Bytes(cap.margin_bytes));
+            format!("{} ({allowed} less a margin of {margin}){by}{about}", Bytes(n))
+        }
+        Some(n) => format!("{}{by}{about}", Bytes(n)),
         None => format!("none{about}"),
     }
 }
@@ -199,6 +205,14 @@ mod tests {
         assert_eq!(number(0.0), "0.00");
         assert_eq!(number(123_456.0), "123456");
         assert_eq!(number(f64::NAN), "-");
+    }
+
+    #[test]
+    fn a_cap_says_what_its_margin_keeps_free() {
+        let whole = Cap { bytes: Some(1000 << 20), mechanism: "cgroup v2".to_owned(), ..Cap::default() };
+        assert_eq!(cap(&whole), "1000 MiB by cgroup v2");
+        let less = Cap { bytes: Some(950 << 20), margin_bytes: 50 << 20, ..whole };
+        assert_eq!(cap(&less), "950 MiB (1000 MiB less a margin of 50.0 MiB) by cgroup v2");
     }
 
     #[test]

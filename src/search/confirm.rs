@@ -8,6 +8,7 @@ use super::same_training::{Training, same_training};
 use super::settle::ranking;
 use super::space::{Space, with};
 use crate::model::event::Phase;
+use crate::model::observation::Kind;
 use crate::model::plan::Device;
 use crate::model::size::Bytes;
 use crate::model::{Configuration, Knob, Observation, Purpose, Verdict};
@@ -18,6 +19,9 @@ const CONFIRMS: usize = 3;
 /// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A GPU's allocator fills what it may
 /// use and gives way before memory runs out, so that its peak says nothing of the kind.
 pub(super) const ROOM: f64 = 0.03;
+/// What a limit on the processor counts and a peak does not, bytes: page tables and other memory of the kernel, and the
+/// pages of files without which the processes stand still.
+const BESIDE_THE_PEAK: u64 = 32 << 20;
 
 /// Confirms the winner; if that fails, or leaves too little room, the next best.
 pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
@@ -48,7 +52,7 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
         } else if session.has_room(&settings) {
             let instead = narrow.map(|n| format!("{}, so {settings} is taken", little_room(session, n)));
             session.notes.extend(instead);
-            return Ok(tuned(session, &settings, o));
+            return tuned(session, &settings, o);
         } else {
             narrow = narrow.or(Some(o));
         }
@@ -63,7 +67,7 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
         session
             .notes
             .push(format!("{note}, and nothing that needs less was found: a run may go out of memory"));
-        return Ok(tuned(session, &o.settings, o));
+        return tuned(session, &o.settings, o);
     }
     let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
     Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
@@ -117,7 +121,8 @@ fn between_phases(space: &Space<'_>, last: &Observation) -> Option<Configuration
     (after_training && with_it != last.settings && space.allows(&with_it)).then_some(with_it)
 }
 
-fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Outcome {
+fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -> Step<Outcome> {
+    prove_peak(session, settings)?;
     if o.verdict == Verdict::Disturbed {
         session
             .notes
@@ -132,7 +137,33 @@ fn tuned(session: &mut Session<'_>, settings: &Configuration, o: &Observation) -
     let mut outcome = session.end(OutcomeEnd::Tuned, Some(settings.clone()), reason);
     outcome.winner = Some(o.trial);
     outcome.advice.extend(batch_advice(session, settings));
-    outcome
+    Ok(outcome)
+}
+
+/// Where it is asked for: the winner once more, with no more memory than it was seen to need and what equal launches may
+/// differ by.  Whatever comes of it, the winner stays what it is: it has held under the limit itself.
+fn prove_peak(session: &mut Session<'_>, settings: &Configuration) -> Step<()> {
+    let Some(limit) = session.own_limit(settings).filter(|_| session.plan.limits.prove_peak) else {
+        return Ok(());
+    };
+    let note = if limit >= session.cap_bytes() {
+        "the winner's peak, and what equal launches may differ by, come to the limit itself, under which it was confirmed"
+            .to_owned()
+    } else {
+        match session.prove(settings, limit) {
+            Ok(o) if holds(o) => return Ok(()),
+            Ok(o) => format!(
+                "the winner did not hold under its own peak, {} (trial {}: {}): leave it more than that",
+                Bytes(limit),
+                o.trial,
+                o.why
+            ),
+            Err(Halt::Spent(what)) => format!("{what} left no launch to prove the winner's peak"),
+            Err(launch) => return Err(launch),
+        }
+    };
+    session.notes.push(note);
+    Ok(())
 }
 
 /// What the one launch with a larger batch has shown.
@@ -161,7 +192,7 @@ impl Session<'_> {
         self.plan.device != Device::Cpu || self.highest(settings).is_none_or(fits)
     }
 
-    /// By how much the next launch of a configuration may exceed all before it, bytes.  What the recipe's margin keeps free
+    /// By how much the next launch of a configuration may exceed all before it, bytes.  What a margin keeps free
     /// counts.
     fn room(&self, settings: &Configuration) -> u64 {
         let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;
@@ -170,15 +201,35 @@ impl Session<'_> {
         usual.max(seen)
     }
 
+    /// The limit under which a configuration should hold by all that was seen of it, bytes.
+    fn own_limit(&self, settings: &Configuration) -> Option<u64> {
+        let highest = self.highest(settings)?;
+        let kinds = [Kind::Measured, Kind::Confirm];
+        let seen = kinds.map(|kind| self.spread_of(settings, kind)).into_iter().max()?;
+        let spread = ((ROOM * highest as f64) as u64).max(seen);
+        let beside = if self.plan.device == Device::Cpu { BESIDE_THE_PEAK } else { 0 };
+        Some((highest + spread + beside).next_multiple_of(1 << 20))
+    }
+
+    /// By how much the peaks of a configuration's launches of one kind differ, bytes: a confirm trial needs more than the first
+    /// steps do, and that is no uncertainty.
+    fn spread_of(&self, settings: &Configuration, kind: Kind) -> u64 {
+        let alike = || {
+            self.fitting_launches(settings).filter(move |o| o.purpose.kind() == kind).filter_map(|o| o.peak())
+        };
+        alike().max().zip(alike().min()).map_or(0, |(most, least)| most - least)
+    }
+
     /// The highest peak of all launches of a configuration, bytes.
     fn highest(&self, settings: &Configuration) -> Option<u64> {
         self.peaks_of(settings).max()
     }
 
     fn peaks_of(&self, settings: &Configuration) -> impl Iterator<Item = u64> {
-        self.seen
-            .iter()
-            .filter(move |o| o.settings == *settings && state_of(o) == State::Fits)
-            .filter_map(|o| o.peak())
+        self.fitting_launches(settings).filter_map(|o| o.peak())
+    }
+
+    fn fitting_launches(&self, settings: &Configuration) -> impl Iterator<Item = &Observation> {
+        self.seen.iter().copied().filter(move |o| o.settings == *settings && state_of(o) == State::Fits)
     }
 }

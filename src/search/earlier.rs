@@ -59,7 +59,8 @@ pub(super) struct Known {
 impl Earlier {
     /// From a search's observations; `None` if they tell nothing that could be of use.
     pub fn of(id: &str, observations: &[Observation], usual_noise: f64) -> Option<Self> {
-        let seen: Vec<&Observation> = observations.iter().collect();
+        // What did not hold under its own peak may hold under the limit.
+        let seen: Vec<&Observation> = observations.iter().filter(|o| o.purpose != Purpose::Prove).collect();
         let first = observations.iter().find(|o| o.settings.is_baseline())?;
         let baseline = Baseline {
             peak: largest_peak(&seen, &first.settings),

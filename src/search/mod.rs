@@ -28,7 +28,8 @@
 //! 7. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
 //!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
 //! 8. **Confirm** ([`confirm`]) the winner in a fresh, longer launch; if that fails, or if it comes nearer to the limit
-//!    than equal launches differ by, the next best, and it is said.
+//!    than equal launches differ by, the next best, and it is said.  Where it is asked for, the winner is launched once
+//!    more under its own peak as the limit.
 //!
 //! Where several launches can run at a time, [`ahead`] guesses what will be asked for while others run.
 //!

@@ -37,6 +37,8 @@ pub(super) struct Session<'a> {
     pub compared: Vec<&'a Observation>,
     /// Launches that measure several configurations in turns: what they tell of each is less than a launch of its own.
     pub sweeps: Vec<&'a Observation>,
+    /// Launches under less than the search's limit: what does not fit there may fit all the same.
+    pub proofs: Vec<&'a Observation>,
     /// What earlier searches know, as far as it still holds.
     pub known: Vec<&'a Known>,
     /// What it has not asked for yet.
@@ -58,6 +60,7 @@ impl<'a> Session<'a> {
             seen: Vec::new(),
             compared: Vec::new(),
             sweeps: Vec::new(),
+            proofs: Vec::new(),
             known: Vec::new(),
             rest: history.iter().filter(|o| o.verdict != Verdict::Interrupted).collect(),
             bans: Vec::new(),
@@ -115,7 +118,12 @@ impl<'a> Session<'a> {
     /// One launch that measures `windows` in turns with `settings`; a disturbed one is not repeated, since what it
     /// compares was disturbed alike.
     pub fn sweep(&mut self, settings: &Configuration, windows: Vec<Configuration>) -> Step<&'a Observation> {
-        self.take(TrialSpec { settings: settings.clone(), purpose: Purpose::Sweep, windows })
+        self.take(TrialSpec { windows, ..TrialSpec::new(settings.clone(), Purpose::Sweep) })
+    }
+
+    /// One launch of a confirmed configuration under `limit`, bytes; a disturbed one tells as much of its memory.
+    pub fn prove(&mut self, settings: &Configuration, limit: u64) -> Step<&'a Observation> {
+        self.take(TrialSpec { limit: Some(limit), ..TrialSpec::new(settings.clone(), Purpose::Prove) })
     }
 
     fn take(&mut self, spec: TrialSpec) -> Step<&'a Observation> {
@@ -126,7 +134,7 @@ impl<'a> Session<'a> {
         let o = self.rest.remove(at);
         self.remember(o);
         match o.purpose.kind() {
-            Kind::Parity => {}
+            Kind::Parity | Kind::Prove => {}
             Kind::Sweep => self.learn_from_windows(o),
             Kind::Measured | Kind::Confirm if self.may_be_noise(o) => {}
             Kind::Measured | Kind::Confirm => self.learn(o),
@@ -139,6 +147,7 @@ impl<'a> Session<'a> {
         match o.purpose.kind() {
             Kind::Parity => self.compared.push(o),
             Kind::Sweep => self.sweeps.push(o),
+            Kind::Prove => self.proofs.push(o),
             Kind::Measured | Kind::Confirm => self.seen.push(o),
         }
     }
@@ -185,8 +194,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let confirm = confirms(purpose);
-        // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
-        let reserve = u32::from(!confirm);
+        let reserve = self.reserve(purpose);
         if let Some(most) = self.plan.limits.max_trials
             && self.launched() + 1 + reserve > most
         {
@@ -196,7 +204,7 @@ impl<'a> Session<'a> {
         let fits = self.seen.iter().any(|o| state_of(o) == State::Fits);
         let first_confirm = confirm && !self.seen.iter().any(|o| confirms(o.purpose));
         let (launch, confirming) = self.usual_seconds();
-        let need = if confirm { confirming } else { launch + confirming };
+        let need = if purpose.covers() { confirming } else { launch } + f64::from(reserve) * confirming;
         // The first confirm trial is launched all the same: without it nothing could be claimed.
         if self.spent() + need > budget && !(first_confirm && fits) {
             return Err(Halt::Spent(format!("the budget of {budget:.0} s")));
@@ -207,18 +215,40 @@ impl<'a> Session<'a> {
     /// Whether a sweep of `seconds` leaves room for a launch of what it suggests and for the confirm trial.
     pub fn room_for_sweep(&self, seconds: f64) -> bool {
         let (launch, confirming) = self.usual_seconds();
-        let need = self.overhead * seconds + 2.0 * launch + confirming;
-        self.plan.limits.max_trials.is_none_or(|most| self.launched() + 3 <= most)
+        let closing = self.reserve(Purpose::Sweep);
+        let need = self.overhead * seconds + 2.0 * launch + f64::from(closing) * confirming;
+        self.plan.limits.max_trials.is_none_or(|most| self.launched() + 2 + closing <= most)
             && self.plan.limits.budget.is_none_or(|budget| self.spent() + need <= budget)
     }
 
+    /// Launches that are to be left after one of this purpose: the confirm trial, and the proof of the winner's peak where
+    /// that is asked for.
+    fn reserve(&self, purpose: Purpose) -> u32 {
+        let proof = u32::from(self.plan.limits.prove_peak);
+        let held = || self.seen.iter().any(|o| confirms(o.purpose) && state_of(o) == State::Fits);
+        match purpose {
+            Purpose::Prove => 0,
+            // To have something to claim comes first; once there is, proving it comes before a better figure.
+            Purpose::Confirm => {
+                if held() {
+                    proof
+                } else {
+                    0
+                }
+            }
+            // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
+            _ => 1 + proof,
+        }
+    }
+
     fn launched(&self) -> u32 {
-        u32::try_from(self.seen.len() + self.compared.len() + self.sweeps.len()).unwrap_or(u32::MAX)
+        let all = self.seen.len() + self.compared.len() + self.sweeps.len() + self.proofs.len();
+        u32::try_from(all).unwrap_or(u32::MAX)
     }
 
     /// Seconds of the search so far.
     fn spent(&self) -> f64 {
-        let all = self.seen.iter().chain(&self.compared).chain(&self.sweeps);
+        let all = self.seen.iter().chain(&self.compared).chain(&self.sweeps).chain(&self.proofs);
         self.overhead * all.map(|o| o.seconds).sum::<f64>()
     }
 

@@ -205,7 +205,7 @@ impl<P> Launches for LocalExecutor<P> {
 
     fn prepare(&self, spec: &TrialSpec) -> Prepared {
         let Site { command, device, cap, .. } = &self.site;
-        prepare(spec, command, self.inspection(), *device, cap.bytes, nonce())
+        prepare(spec, command, self.inspection(), *device, cap, nonce())
     }
 }
 
@@ -352,6 +352,7 @@ impl<P: FnMut(Progress)> LocalExecutor<P> {
                     steps: pulse.steps,
                     steps_per_second: pulse.rate(),
                     memory: if self.site.device == Device::Cuda { latest.device } else { host },
+                    limit: trial.prepared.plan.cap_bytes,
                     budget_left: (self.budget_left)(),
                 });
             }
@@ -423,7 +424,7 @@ impl Site {
             writable: Vec::new(),
             caches: Vec::new(),
             cache_layer: Some(self.scratch.join("caches")),
-            memory_limit: self.cap.bytes.filter(|_| self.device == Device::Cpu),
+            memory_limit: prepared.plan.cap_bytes.filter(|_| self.device == Device::Cpu),
             grace: GRACE,
         }
     }

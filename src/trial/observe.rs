@@ -106,12 +106,12 @@ pub(super) fn observe(
         peaks: peaks(site, records, parts),
         memory: parts.series().and_then(|series| super::trace::trace(series, all_records)),
         filled: records.filled(),
-        cap: cap(site, parts.cap()),
+        cap: cap(site, spec, parts.cap()),
         losses: records.losses(PARITY_STEPS as usize),
         grad_norms: records.grad_norms(PARITY_STEPS as usize),
         taken_norms: records.taken_norms(PARITY_STEPS as usize),
         after: records.after_steps(),
-        coverage: (spec.purpose == Purpose::Confirm).then(|| records.coverage()),
+        coverage: spec.purpose.covers().then(|| records.coverage()),
         disturbance,
         steps: all_records.step_count(),
         seconds,
@@ -185,10 +185,13 @@ fn only_settings(peaks: &mut Peaks, device: Device, peak: u64, allocated: Option
     }
 }
 
-fn cap(site: &Site, enforced: Option<&Cap>) -> Cap {
+fn cap(site: &Site, spec: &TrialSpec, enforced: Option<&Cap>) -> Cap {
+    let asked = site.cap.lowered(spec.limit);
     match enforced {
-        Some(cap) if site.device == Device::Cpu && cap.bytes.is_some() => cap.clone(),
-        _ => site.cap.clone(),
+        Some(cap) if site.device == Device::Cpu && cap.bytes.is_some() => {
+            Cap { margin_bytes: asked.margin_bytes, ..cap.clone() }
+        }
+        _ => asked,
     }
 }
 

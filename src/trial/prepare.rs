@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use super::schedule::{PARITY_STEPS, SEED, coverage, schedule};
 use crate::model::arguments::{Edit, apply};
 use crate::model::inspection::OptionTurn;
+use crate::model::observation::Cap;
 use crate::model::plan::{Device, OptionAsked, Way};
 use crate::model::{AgentMode, AgentPlan, Configuration, Inspection, Knob, Purpose, TrialSpec, VERSION};
 
@@ -31,7 +32,7 @@ pub fn prepare(
     command: &[String],
     inspection: Option<&Inspection>,
     device: Device,
-    cap_bytes: Option<u64>,
+    cap: &Cap,
     nonce: String,
 ) -> Prepared {
     let Applied { edits, env, mut ways, options } = set(&spec.settings, inspection);
@@ -58,7 +59,7 @@ pub fn prepare(
         schedule: schedule(spec.purpose, device, &spec.settings),
         coverage: coverage(spec.purpose),
         inspect: spec.purpose == Purpose::Baseline,
-        cap_bytes,
+        cap_bytes: cap.lowered(spec.limit).bytes,
         parity_steps: PARITY_STEPS,
         serves: inspection.is_some_and(Inspection::serves),
         quiet: spec.purpose == Purpose::Parity,

@@ -39,11 +39,24 @@ fn prepared(command: &str, recipe: &str, settings: Configuration) -> Prepared {
     let recipe = load(recipe, std::path::Path::new("r.yaml")).unwrap();
     let found = build_inspection(&events, &command, &recipe, Device::Cpu, &MachineFacts::default());
     let spec = TrialSpec::new(settings, Purpose::Climb);
-    prepare(&spec, &command, Some(&found), Device::Cpu, None, String::new())
+    prepare(&spec, &command, Some(&found), Device::Cpu, &Cap::default(), String::new())
 }
 
 fn set(knob: Knob, value: impl Into<Value>) -> Configuration {
     Configuration::baseline().with(knob, value)
+}
+
+#[test]
+fn a_trial_may_have_a_lower_limit_than_the_search_and_never_a_higher_one() {
+    let cap = |bytes| Cap { bytes, ..Cap::default() };
+    let of = |limit, cap: &Cap| {
+        let spec = TrialSpec { limit, ..TrialSpec::new(Configuration::baseline(), Purpose::Prove) };
+        prepare(&spec, &["x".to_owned()], None, Device::Cpu, cap, String::new()).plan.cap_bytes
+    };
+    assert_eq!(of(Some(600), &cap(Some(1000))), Some(600));
+    assert_eq!(of(Some(1200), &cap(Some(1000))), Some(1000));
+    assert_eq!(of(Some(600), &cap(None)), Some(600));
+    assert_eq!(of(None, &cap(Some(1000))), Some(1000));
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl References {
         match o.purpose {
             // It trains on the largest batch first: its data are not the baseline's, and the same settings were compared
             // when they were measured.
-            Purpose::Confirm => None,
+            Purpose::Confirm | Purpose::Prove => None,
             Purpose::Parity => {
                 let quiet = self.quiet.as_ref().filter(|q| same_batch(q, o) && !is_quiet_reference(o))?;
                 Some(check(Trace::of(quiet), Trace::of(o), &terms.without_draws(), None))

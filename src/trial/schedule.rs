@@ -35,7 +35,7 @@ pub fn schedule(purpose: Purpose, device: Device, settings: &Configuration) -> S
             relative_error: 1.0,
         };
     }
-    let seconds = if purpose == Purpose::Confirm { CONFIRM_SECONDS } else { MEASURE_SECONDS };
+    let seconds = if purpose.covers() { CONFIRM_SECONDS } else { MEASURE_SECONDS };
     // Worker processes and compiled kernels take some steps before the pipeline is full.
     let warmup = if settings.get(Knob::NumWorkers).is_some() { 4 } else { 2 };
     let (max_steps, relative_error) = match device {
@@ -57,7 +57,7 @@ pub fn schedule(purpose: Purpose, device: Device, settings: &Configuration) -> S
 
 /// What a confirm trial goes through beyond its first steps; `None` for the others.
 pub fn coverage(purpose: Purpose) -> Option<CoveragePlan> {
-    (purpose == Purpose::Confirm).then_some(CoveragePlan {
+    purpose.covers().then_some(CoveragePlan {
         // Enough batches for the confirmed throughput (it is measured in the same pass).
         end_loader_after: 30,
         look_batches: 500,

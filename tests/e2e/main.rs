@@ -7,6 +7,7 @@ mod support;
 mod bad_inputs;
 mod interrupt;
 mod killed;
+mod limits;
 mod nothing_fits;
 mod options;
 mod orphans;

@@ -230,12 +230,14 @@ impl Search {
         match self.device {
             Device::Cpu => Cap {
                 bytes: Some(self.cap),
+                margin_bytes: 0,
                 mechanism: text("cgroup v2"),
                 scope: text("process tree"),
                 metric: text("anonymous + shared memory"),
             },
             Device::Cuda => Cap {
                 bytes: Some(self.cap),
+                margin_bytes: 0,
                 mechanism: text("device"),
                 scope: text("device"),
                 metric: text("device memory"),

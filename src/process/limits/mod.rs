@@ -22,6 +22,7 @@ pub(crate) fn group_cap(group: &Group, bytes: Option<u64>) -> Cap {
     match bytes {
         Some(_) => Cap {
             bytes,
+            margin_bytes: 0,
             mechanism: group.version().to_owned(),
             scope: "process tree".to_owned(),
             metric: GROUP_METRIC.to_owned(),
@@ -35,6 +36,7 @@ pub(crate) fn rlimit_cap(bytes: Option<u64>) -> Cap {
     match bytes {
         Some(_) => Cap {
             bytes,
+            margin_bytes: 0,
             mechanism: "RLIMIT_DATA (weak)".to_owned(),
             scope: "process".to_owned(),
             metric: "data segment".to_owned(),
@@ -44,7 +46,8 @@ pub(crate) fn rlimit_cap(bytes: Option<u64>) -> Cap {
 }
 
 fn no_cap(metric: &str, scope: &str) -> Cap {
-    Cap { bytes: None, mechanism: "none".to_owned(), scope: scope.to_owned(), metric: metric.to_owned() }
+    let (mechanism, scope, metric) = ("none".to_owned(), scope.to_owned(), metric.to_owned());
+    Cap { bytes: None, margin_bytes: 0, mechanism, scope, metric }
 }
 
 /// What a limit of a process tree would be enforced by here, found by making a cgroup and removing it again.

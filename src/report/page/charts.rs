@@ -108,7 +108,7 @@ pub(super) fn losses(w: &Candidate, r: &TuneResult, observations: &[Observation]
         let bare = |o: &Observation| o.settings.without(Knob::BatchSize);
         match reference.purpose {
             Purpose::Parity => o.purpose == Purpose::Parity && bare(o) == w.settings.without(Knob::BatchSize),
-            _ => !matches!(o.purpose, Purpose::Confirm | Purpose::Parity) && o.settings == w.settings,
+            _ => !o.purpose.covers() && o.purpose != Purpose::Parity && o.settings == w.settings,
         }
     };
     let mut candidates: Vec<&Observation> = observations.iter().filter(same).collect();

@@ -87,6 +87,7 @@ pub(super) fn facts(r: &TuneResult) -> Vec<(&'static str, String)> {
             Some(c) => {
                 all.push(("", table::confirmed(c, w, r)));
                 all.push(("", words::coverage(&c.coverage, c.train_seen)));
+                all.extend(c.proved.as_ref().map(|p| ("", table::proved(p))));
             }
             None => all.push(("", "not confirmed in a fresh process: a candidate, not a claim".to_owned())),
         }

@@ -142,7 +142,7 @@ fn a_winner_leaves_as_much_room_as_launches_differ_by() {
     let run = machine.search(&machine.plan());
     assert!(machine.truth(&run.winner()).peak <= 0.97 * 860.0, "{run}");
     assert!(run.history.iter().filter(|o| o.purpose == Purpose::Confirm).count() <= 3, "{run}");
-    // What the recipe's margin keeps free is room enough.
+    // What a margin keeps free is room enough.
     let mut plan = machine.plan();
     plan.limits.margin = 0.05;
     assert!(machine.search(&plan).winner().is_baseline());

@@ -34,6 +34,8 @@ pub struct Law {
     pub not_applied: Option<Knob>,
     /// MiB more in a confirm trial.
     pub confirm_more: f64,
+    /// MiB more under its own peak as the limit.
+    pub proof_more: f64,
     /// Samples of a step.
     pub samples: f64,
     /// Of the first steps; most settings leave training as it is.
@@ -189,6 +191,7 @@ impl Machine {
             end: None,
             not_applied: None,
             confirm_more: 0.0,
+            proof_more: 0.0,
             samples: batch,
             losses: [2.3, 2.1, 1.9, 1.8],
             chance: 0.0,
@@ -255,6 +258,7 @@ impl Machine {
     fn cap_words(&self) -> Cap {
         Cap {
             bytes: Some(self.cap),
+            margin_bytes: 0,
             mechanism: "simulated".into(),
             scope: "process tree".into(),
             metric: "all".into(),
@@ -351,9 +355,11 @@ impl Machine {
     pub fn launch(&self, spec: &TrialSpec, history: &[Observation]) -> Observation {
         let trial = history.len() as u32 + 1;
         let law = self.truth(&spec.settings);
-        let confirm = spec.purpose == Purpose::Confirm;
-        let peak = law.peak + if confirm { law.confirm_more } else { 0.0 };
-        let too_large = peak * MIB as f64 > self.cap as f64;
+        let confirm = spec.purpose.covers();
+        let cap = spec.limit.unwrap_or(self.cap);
+        let more = if spec.purpose == Purpose::Prove { law.proof_more } else { 0.0 };
+        let peak = law.peak + more + if confirm { law.confirm_more } else { 0.0 };
+        let too_large = peak * MIB as f64 > cap as f64;
         let (verdict, why) = match (law.end, law.not_applied, too_large) {
             (Some(v), ..) => (v, format!("it is {}", v.name())),
             (_, Some(knob), _) => (Verdict::NotApplied, format!("{knob} is not in force")),
@@ -390,7 +396,7 @@ impl Machine {
             next: Vec::new(),
         });
         let inspect = spec.purpose == Purpose::Baseline;
-        let bytes = (peak.min(self.cap as f64 / MIB as f64) * MIB as f64) as u64;
+        let bytes = (peak.min(cap as f64 / MIB as f64) * MIB as f64) as u64;
         let mut observation = Observation {
             trial,
             purpose: spec.purpose,
@@ -421,7 +427,7 @@ impl Machine {
             oom_phase: (verdict == Verdict::Oom && law.peak * MIB as f64 <= self.cap as f64)
                 .then_some(Phase::Eval),
             filled: None,
-            cap: self.cap_words(),
+            cap: self.cap_words().lowered(spec.limit),
             disturbance: Disturbance::default(),
             losses: if timed {
                 law.losses.map(|l| l + law.chance * f64::from(trial)).into()

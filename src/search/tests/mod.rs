@@ -6,6 +6,7 @@ mod ends;
 mod kernels;
 mod machine;
 mod predictions;
+mod proof;
 mod properties;
 mod recorded;
 mod same_training;

@@ -341,7 +341,7 @@ impl<P> Launches for SlurmExecutor<P> {
     /// As its node does.
     fn prepare(&self, spec: &TrialSpec) -> Prepared {
         let Site { command, device, cap, .. } = &self.site;
-        prepare(spec, command, self.inspection(), *device, cap.bytes, nonce())
+        prepare(spec, command, self.inspection(), *device, cap, nonce())
     }
 }
 

@@ -132,7 +132,7 @@ impl Unwritten<'_> {
             timing: None,
             peaks: Default::default(),
             memory: None,
-            cap: self.cap.clone(),
+            cap: self.cap.lowered(self.spec.limit),
             losses: Vec::new(),
             grad_norms: Vec::new(),
             taken_norms: Vec::new(),

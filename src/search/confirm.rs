@@ -196,37 +196,33 @@ impl Session<'_> {
     /// counts.
     fn room(&self, settings: &Configuration) -> u64 {
         let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;
-        let seen =
-            self.highest(settings).zip(self.peaks_of(settings).min()).map_or(0, |(most, least)| most - least);
-        usual.max(seen)
+        usual.max(self.seen_spread(settings))
     }
 
     /// The limit under which a configuration should hold by all that was seen of it, bytes.
     fn own_limit(&self, settings: &Configuration) -> Option<u64> {
         let highest = self.highest(settings)?;
-        let kinds = [Kind::Measured, Kind::Confirm];
-        let seen = kinds.map(|kind| self.spread_of(settings, kind)).into_iter().max()?;
-        let spread = ((ROOM * highest as f64) as u64).max(seen);
+        let spread = ((ROOM * highest as f64) as u64).max(self.seen_spread(settings));
         let beside = if self.plan.device == Device::Cpu { BESIDE_THE_PEAK } else { 0 };
         Some((highest + spread + beside).next_multiple_of(1 << 20))
     }
 
     /// By how much the peaks of a configuration's launches of one kind differ, bytes: a confirm trial needs more than the first
     /// steps do, and that is no uncertainty.
-    fn spread_of(&self, settings: &Configuration, kind: Kind) -> u64 {
-        let alike = || {
-            self.fitting_launches(settings).filter(move |o| o.purpose.kind() == kind).filter_map(|o| o.peak())
+    fn seen_spread(&self, settings: &Configuration) -> u64 {
+        let spread = |kind: Kind| {
+            let alike = || {
+                let launches = self.fitting_launches(settings).filter(|o| o.purpose.kind() == kind);
+                launches.filter_map(|o| o.peak())
+            };
+            alike().max().zip(alike().min()).map_or(0, |(most, least)| most - least)
         };
-        alike().max().zip(alike().min()).map_or(0, |(most, least)| most - least)
+        spread(Kind::Measured).max(spread(Kind::Confirm))
     }
 
     /// The highest peak of all launches of a configuration, bytes.
     fn highest(&self, settings: &Configuration) -> Option<u64> {
-        self.peaks_of(settings).max()
-    }
-
-    fn peaks_of(&self, settings: &Configuration) -> impl Iterator<Item = u64> {
-        self.fitting_launches(settings).filter_map(|o| o.peak())
+        self.fitting_launches(settings).filter_map(|o| o.peak()).max()
     }
 
     fn fitting_launches(&self, settings: &Configuration) -> impl Iterator<Item = &Observation> {

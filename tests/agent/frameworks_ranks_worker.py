@@ -12,9 +12,9 @@ import tempfile
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from lightning.fabric import Fabric
 from models_frameworks import Text, Trainer, TrainingArguments, bert, gpt2
 from ranks_fork import fork
-from lightning.fabric import Fabric
 from ranks_scripts import Blocks, classify, moments, pictures
 from safetensors.torch import load_file
 from support_knobs import agent
@@ -34,7 +34,7 @@ def shared_folder(stack):
 
 
 def accelerated(folder, make=gpt2, **fields):
-    """A loop around an Accelerator: clipping, accumulation, a schedule, evaluation, and every way of saving."""
+    """A loop around an Accelerator: clipping, accumulation, evaluation, and every way of saving."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, **fields)
     main = accelerator.is_main_process
     model = make()
@@ -62,6 +62,8 @@ def accelerated(folder, make=gpt2, **fields):
         with torch.no_grad():
             found["losses"] += [accelerator.gather(model(**b).loss[None]).mean().item() for b in held_out]
         if main:  # one rank by itself
+            tokens = accelerator.unwrap_model(model).generate(batch["input_ids"][:1, :4], max_new_tokens=4)
+            found["losses"] += tokens[0].tolist()
             accelerator.unwrap_model(model).save_pretrained(f"{folder}/alone")
             torch.save(optimizer.state_dict(), f"{folder}/optimizer.pt")
         if epoch == 0:
@@ -165,12 +167,13 @@ def read(folder):
 
 SMOOTHED = {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2, "gradient_checkpointing": True}
 
+CLASSES = {"make": bert, "data": Text(44, classes=3), "held_out": Text(10, classes=3)}
 CASES = {
     "accelerate": (accelerated, {}),
     "accelerate, bf16": (accelerated, {"mixed_precision": "bf16"}),
     "trainer": (trained, {}),
     "trainer, smoothed labels in micro-batches, recomputed": (trained, SMOOTHED),
-    "trainer, classes": (trained, {"make": bert, "data": Text(44, classes=3), "held_out": Text(10, classes=3)}),
+    "trainer, classes": (trained, CLASSES),
     "fabric": (fabricated, {}),
 }
 OFFLOADED = ("accelerate", "trainer, smoothed labels in micro-batches, recomputed")

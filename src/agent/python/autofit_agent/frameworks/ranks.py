@@ -18,7 +18,7 @@ OWN = {
 }
 _NOT_USED = "it shards on GPUs only, and no rank could save by itself then"
 _LIGHTNING = "Lightning's Trainer wraps the model by a strategy of its own, which also saves and loads it"
-_BY_HAND = "the script exchanges gradients of a backward pass that it began without (trigger_sync_in_backward)"
+_BY_HAND = "the script exchanges gradients in a backward pass alone (trigger_sync_in_backward)"
 _UNUSED = "%d parameters had no gradient in the first step, and what is sharded must all be used"
 
 

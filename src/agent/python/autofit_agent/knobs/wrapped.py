@@ -39,7 +39,7 @@ class Wrapped(Knob):
         self._handles = []
         self._synchronizes = True  # what the sharded model was told last
         self._optimizers = []  # in the order of construction, until there is a sharding
-        self._gradients = None  # what is said if the first update finds parameters without one, if it must not
+        self._gradients = None  # why it ends where the first update finds parameters without a gradient
 
     def start(self):
         if not self.acts or self.wanted == "ddp":

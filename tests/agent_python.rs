@@ -120,6 +120,7 @@ modules! {
         test_options_packages
     }
     long_frameworks {
+        test_frameworks_ranks
         test_kinds
     }
 }

@@ -59,13 +59,10 @@ pub(super) fn processes(found: &Inspection, machine: &MachineFacts) -> KnobSite 
     }
 }
 
-/// The script's DistributedDataParallel, and what can stand in its place.
+/// The DistributedDataParallel of the script, or of the framework that it uses, and what can stand in its place.
 fn wrapped(found: &Inspection) -> KnobSite {
     let knob = Knob::Strategy;
     let detected = found.detected.as_ref();
-    if !found.switches.is_empty() {
-        return refused(knob, "a framework drives training, which shards models through its own switches");
-    }
     match detected.and_then(|d| d.distributed.as_deref()) {
         Some(DDP) => {}
         Some(other) => return refused(knob, format!("the script uses {other} by itself")),

@@ -697,6 +697,24 @@ fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
 }
 
 #[test]
+fn what_a_framework_wraps_for_several_ranks_is_sharded_unless_the_framework_stands_against_it() {
+    let knob = Knob::Strategy;
+    let told = |why: &str, agent: bool| {
+        script().with(|s| {
+            s.processes = 2;
+            s.switches = vec![switch(Knob::Amp, None, false), switch(knob, Some(why), agent)];
+            s.detected.as_mut().unwrap().distributed = Some("DistributedDataParallel".into());
+        })
+    };
+    let site = told("one rank could not save by itself", true).site(knob);
+    assert_eq!((site.way, site.values.len()), (Some(Way::Agent), 3));
+    assert!(site.how.contains("one rank could not save by itself"), "{}", site.how);
+    assert_eq!(told("a strategy of its own", false).why_not(knob), "a strategy of its own");
+    let alone = script().with(|s| s.switches = vec![switch(Knob::Amp, None, false)]);
+    assert!(alone.why_not(knob).contains("a framework drives training"));
+}
+
+#[test]
 fn the_buckets_are_the_scripts_own_or_those_of_a_strategy() {
     let (views, size) = (Knob::GradientAsBucketView, Knob::BucketCapMb);
     let own = |passed: &[&str]| {

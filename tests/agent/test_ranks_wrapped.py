@@ -106,6 +106,15 @@ for i in range(300):
 """
 
 
+JOINED = """
+from torch.distributed.algorithms.join import Join
+with Join([model]):
+    for i in range(300):
+        step()
+        optimizer.step()
+"""
+
+
 @NEEDED
 class Launches(AgentTest):
     """The whole agent, in a script that torchrun starts."""
@@ -140,6 +149,7 @@ class Launches(AgentTest):
     def test_refused_with_the_reason(self):
         self.refused(BETWEEN, "a rank saves or evaluates by itself")
         self.refused(AROUND, "Sequential is called with gradients on, and not through its wrapper")
+        self.refused(JOINED, "the script lets ranks have different numbers of batches (join)")
         self.refused(MIXED, "computes with a sharded parameter and a whole tensor of its own (train.py:")
 
     def test_what_the_wrapper_is_asked_for_beside_is_left_to_it(self):

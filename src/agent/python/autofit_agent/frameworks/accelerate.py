@@ -8,6 +8,7 @@ import os
 import sys
 
 from .. import patches
+from . import ranks
 from .base import Known, watch_building
 
 KNOWN = Known("accelerate", (0, 26), (2, 0))
@@ -23,6 +24,7 @@ def ready(frameworks, module):
     watch = Watch(frameworks)
     watch_building(frameworks, module.Accelerator, "Accelerator", watch.before, watch.after)
     patches.replace(module.Accelerator, "prepare_data_loader", _copies(frameworks.session))
+    ranks.accelerator(frameworks, module.Accelerator)
 
 
 class Watch:
@@ -61,6 +63,7 @@ class Watch:
         own = self.own if self.stands_against() else "off"
         why_not = self.unknown or self.stands_against()
         self.frameworks.tell("amp", AMP, own, values=VALUES, why_not=why_not)
+        ranks.tell(self.frameworks, "Accelerator")
 
     def read(self):
         precision = self.accelerator.mixed_precision

@@ -8,6 +8,7 @@ batch; and hooks and schedules that count batches would see as many times more.
 import os
 import sys
 
+from . import ranks
 from .base import Known, watch_building
 
 KNOWN = Known("lightning", (2, 0), (3, 0))
@@ -86,6 +87,10 @@ class Watch:
         self.frameworks.reads("amp", self.read)
         own = "off" if self.own in FULL else WORDS.get(str(self.own), str(self.own))
         self.frameworks.tell("amp", self.how, own, values=self.values, why_not=self.stands_against())
+        if self.how.startswith("Trainer"):
+            ranks.lightning(self.frameworks)
+        else:
+            ranks.tell(self.frameworks, "Fabric")
 
     def read(self):
         found = getattr(self.built, "precision", None)

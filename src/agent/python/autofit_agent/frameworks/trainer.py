@@ -16,6 +16,7 @@ import sys
 
 from .. import patches
 from ..untouched import Untouched
+from . import ranks
 from .base import Known, watch_building
 
 KNOWN = Known("transformers", (4, 46), (6, 0))
@@ -68,7 +69,7 @@ class Watch:
         frameworks = self.frameworks
         args = arguments.get("args")
         if args is None:
-            if not frameworks.wants():
+            if not frameworks.wants() and ranks.sharding(frameworks) is None:
                 self.own = None  # the Trainer makes its own
                 return
             args = arguments["args"] = self.module.TrainingArguments(output_dir="tmp_trainer")
@@ -80,6 +81,7 @@ class Watch:
         if hasattr(args, "_autofit_own"):
             return  # a second Trainer with arguments that are changed already
         args._autofit_own = self.own
+        ranks.trainer(frameworks, args)
         for knob in KNOBS:
             wanted = frameworks.wanted(knob)
             if wanted is not None:
@@ -141,6 +143,7 @@ class Watch:
             if self.unknown is not None:
                 switch.update(why_not=self.unknown, agent=False)
             frameworks.tell(knob, **switch)
+        ranks.tell(frameworks, "Trainer of transformers")
 
     # What there is.
 

@@ -23,6 +23,7 @@ _REFUSED = {
 }
 _METHODS = {
     "join": "the script lets ranks have different numbers of batches (join)",
+    "join_hook": "the script lets ranks have different numbers of batches (join)",
     "register_comm_hook": "the script has a communication hook of its own",
 }
 
@@ -38,6 +39,7 @@ class Wrapped(Knob):
         self._handles = []
         self._synchronizes = True  # what the sharded model was told last
         self._optimizers = []  # in the order of construction, until there is a sharding
+        self._gradients = None  # why it ends where the first update finds parameters without a gradient
 
     def start(self):
         if not self.acts or self.wanted == "ddp":
@@ -176,9 +178,19 @@ class Wrapped(Knob):
     def _moved(self, leaf):
         return leaf.to(self.wrapper.device) if isinstance(leaf, self.torch.Tensor) else leaf
 
+    def expect_gradients(self, why):
+        """The first update must find a gradient of all parameters; `why` has a place for their number."""
+        self._gradients = why
+
     def _before_step(self, *_):
-        if self.sharding is not None:
-            self.sharding.peers.changing()
+        if self.sharding is None:
+            return
+        if self._gradients is not None:
+            missing = sum(p.grad is None and p.requires_grad for p in self.sharding.parameters())
+            if missing:
+                self.stop(self._gradients % missing)
+            self._gradients = None
+        self.sharding.peers.changing()
 
     def _after_step(self, *_):
         if self.sharding is not None:
@@ -217,7 +229,7 @@ class Wrapped(Knob):
         if self.sharding is None:
             self.reason = "the script has not wrapped a model in DistributedDataParallel"
             return None
-        if not any(module is self.wrapper for module in roots):
+        if not self.sharding.trained:
             self.reason = "the model is not called through the script's DistributedDataParallel"
             return None
         words, missing = self.sharding.read_back()

@@ -11,7 +11,6 @@ import copy
 import gc
 import sys
 
-_MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -66,7 +65,7 @@ def _strip(module, classes, stack):
     stack.callback(restore)
     if kind in classes:
         module.__class__ = kind.__mro__[2]  # behind the class that was made for it and FSDPModule
-    for name in [name for name in own if name in _MARKS or "composable" in name]:
+    for name in [name for name in own if "composable" in name]:
         del own[name]
     for name in _HOOKS:
         hooks = own.get(name)

@@ -5,6 +5,7 @@ collective (`peers.py`): what is saved is put together from what the others answ
 wanted, the model is a whole copy that is kept until the next training call.
 """
 
+import contextlib
 import weakref
 
 from .. import patches
@@ -26,6 +27,7 @@ class OwnSharding(Sharding):
         self._module = weakref.ref(module)
         self._copy = None  # (what it was made of, the whole copy)
         self._through = False  # a call that comes from the wrapper
+        self.trained = False  # there was one
         super().__init__(module, (), optimizers, offload, device, torch)
         self.peers.parts = self._part
         self._numbers = {id(p): n for n, p in enumerate(self._mine)}
@@ -42,7 +44,7 @@ class OwnSharding(Sharding):
         """A training call through the wrapper, which all ranks make."""
         self._copy = None
         self.peers.enters()
-        self._through = True
+        self._through = self.trained = True
         try:
             return module(*args, **kwargs)
         finally:
@@ -86,8 +88,13 @@ class OwnSharding(Sharding):
         return optimizer.state[list(parameters_of(optimizer))[index]][name]._local_tensor
 
     def _ask(self, key):
-        try:
+        with self._answered():
             return self.peers.whole([(key, self._part(key))])[0]
+
+    @contextlib.contextmanager
+    def _answered(self):
+        try:
+            yield
         except Unanswered as why:
             self._stop(str(why))
             raise
@@ -103,10 +110,16 @@ class OwnSharding(Sharding):
 
     # What is loaded
 
+    def _meet(self):
+        with self._answered():
+            self.peers.meets()
+
     def _loading(self, module, loaded, prefix, *rest):
+        self._meet()
         super()._loading(module, loaded, prefix, *rest)
         self.peers.changed()
 
     def _optimizer_loading(self, optimizer, loaded):
+        self._meet()
         self.peers.changed()
         return super()._optimizer_loading(optimizer, loaded)

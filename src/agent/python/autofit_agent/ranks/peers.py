@@ -7,6 +7,7 @@ gathered by all of them together.  The rank that needs it asks the others, and e
 Parts are of one version: the updates that a rank has made are counted, and a rank is answered with what there
 was after as many updates as it has made itself.  A rank that is behind comes to it; one that is ahead cannot
 give it any more: that is so where a script saves between the backward pass and the update.
+What all ranks load they begin together, so that none has gone on while another still saves.
 
 A rank that has come to its end stays for the others, unless one of them waits for it in a collective.
 """
@@ -22,8 +23,6 @@ import time
 from multiprocessing.connection import Client, Listener
 
 _AGAIN = 0.2  # seconds between two looks at what the others still do
-
-
 _BEHIND = 120.0  # seconds that a rank is given to come to the update that another one has made
 
 # What a rank may answer instead of a part, and what that means.
@@ -32,6 +31,7 @@ WHY = {
     AHEAD: "a rank saves or evaluates by itself where the others go on to the next update",
     BEHIND: "a rank saves or evaluates by itself after the weights were changed in this rank alone",
 }
+_ENDED = "another rank has ended"
 
 
 class Unanswered(Exception):
@@ -49,6 +49,7 @@ class Peers:
         self.told_to_end = None  # function(reason): ends this process
         self._version = 0
         self._changing = False  # an update is under way
+        self._arrived = 0  # the latest version whose making all ranks begin together
         self._calls = 0  # calls that all ranks make together
         self._inside = False  # one of them is under way
         self._over = False  # this rank has come to its end
@@ -86,6 +87,21 @@ class Peers:
             self._changing = False
             self._here.notify_all()
 
+    def meets(self):
+        """All ranks are about to make the next version, as where they load one: waits for the others."""
+        with self._here:
+            self._arrived = self._version + 1
+            self._here.notify_all()
+        lines = self._others()
+        try:
+            for line in lines:
+                line.send(("meet", self._arrived))
+            come = [line.recv() for line in lines]
+        except (EOFError, OSError) as error:
+            raise Unanswered(_ENDED) from error
+        if not all(come):
+            raise Unanswered(WHY[BEHIND])
+
     def enters(self):
         """A call begins that all ranks make together."""
         self._calls += 1
@@ -100,13 +116,13 @@ class Peers:
         """The whole of each (key, this rank's part), split in dimension 0."""
         torch = self.torch
         keys, version = [key for key, _ in wanted], self._version
-        lines = [self._line(rank) for rank in range(self.ranks) if rank != self.rank]
+        lines = self._others()
         try:
             for line in lines:
                 line.send(("parts", version, keys))
             found = [self._receive(line, part) for line in lines for _, part in wanted]
         except (EOFError, OSError) as error:
-            raise Unanswered("another rank has ended") from error
+            raise Unanswered(_ENDED) from error
         wholes = []
         for index, (_, part) in enumerate(wanted):
             pieces = [found[n * len(wanted) + index].to(part.device) for n in range(len(lines))]
@@ -123,9 +139,12 @@ class Peers:
             line.recv_bytes_into(_bytes(made))
         return made
 
+    def _others(self):
+        return [self._line(rank) for rank in range(self.ranks) if rank != self.rank]
+
     def _line(self, rank):
         if rank not in self._lines:
-            self._lines[rank] = Client(tuple(self._addresses[rank]), authkey=self._secret)
+            self._lines[rank] = _prompt(Client(tuple(self._addresses[rank]), authkey=self._secret))
         return self._lines[rank]
 
     def end(self, reason):
@@ -140,7 +159,7 @@ class Peers:
     def _listen(self):
         while True:
             try:
-                line = self._listener.accept()
+                line = _prompt(self._listener.accept())
             except Exception:
                 # Somebody else's connection, which does not know the secret, or the end of the process.
                 time.sleep(_AGAIN)
@@ -156,12 +175,20 @@ class Peers:
                 if kind == "stay":
                     line.send(not self._over and not (self._inside and self._calls > asked[0]))
                     continue
+                if kind == "meet":
+                    line.send(self._comes(*asked))
+                    continue
                 for part in self._copies(*asked):
                     line.send(part if isinstance(part, str) else tuple(part.shape))
                     if not isinstance(part, str) and part.numel():
                         line.send_bytes(_bytes(part))
         except (EOFError, OSError):
             return  # the other rank has ended
+
+    def _comes(self, version):
+        """Whether this rank comes to making this version; one that has ended stands in nobody's way."""
+        with self._here:
+            return self._here.wait_for(lambda: self._over or self._arrived >= version, _BEHIND)
 
     def _copies(self, version, keys):
         """Copies of the parts, or the word for why not."""
@@ -200,6 +227,13 @@ class Peers:
         line = self._line(rank)
         line.send(("stay", self._calls - self._inside))
         return line.recv()
+
+
+def _prompt(line):
+    """What is sent on it leaves at once: else each small part would wait 40 ms for the last one's receipt."""
+    with socket.socket(fileno=os.dup(line.fileno())) as own:
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
 
 
 def _bytes(tensor):

@@ -7,6 +7,7 @@ every rank runs the same script, and what is loaded is sharded again.  Copies of
 (`copies.py`).
 """
 
+import collections
 import functools
 import weakref
 
@@ -14,6 +15,7 @@ from .. import blocks, patches
 from . import copies
 from .written import Written
 
+_MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
 _CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm")
 
 
@@ -35,6 +37,7 @@ class Sharding:
         self._classes = set()  # those that FSDP has made
         self._tops = weakref.WeakSet()
         self._written = Written(self._write)
+        self._tied = {}  # id of a parameter with several names -> its latest whole (weak), or None
         found = blocks.find_blocks(module, torch)
         self.blocks = len(found.modules) if found is not None else 0
         self._shard(module)
@@ -55,13 +58,13 @@ class Sharding:
         repeated = blocks.find_blocks(module, self.torch)
         for part in (*(repeated.modules if repeated is not None else ()), module):
             fully_shard(part, mesh=self._mesh, offload_policy=self._policy)
-            if type(part) not in self._classes:
-                self._classes.add(type(part))
-                patches.replace(type(part), "__deepcopy__", self._make_deepcopy)
+            self._unmark(part)
         for name, parameter in module.named_parameters(remove_duplicate=False):
             key = id(before[name])
             gone = functools.partial(self._gone, key)
             self._new[key] = (weakref.ref(before[name], gone), weakref.ref(parameter))
+        names = collections.Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+        self._tied.update((key, None) for key, count in names.items() if count > 1)
         for inner in module.modules():
             if inner._parameters:
                 # torch marks these hooks with an attribute, which a bound method cannot have.
@@ -70,6 +73,21 @@ class Sharding:
         module.register_forward_pre_hook(self._before_call, prepend=True)
         module.register_forward_hook(self._after_call)
         self._tops.add(module)
+
+    def _unmark(self, part):
+        """Libraries go by the names of classes, and some do something else where they find FSDP's marks.
+
+        The marks are for the compiler, and what is sharded is not compiled.
+        """
+        kind = type(part)
+        if kind not in self._classes:
+            self._classes.add(kind)
+            plain = kind.__mro__[2]  # behind the class that was made for it and FSDPModule
+            kind.__name__, kind.__qualname__ = plain.__name__, plain.__qualname__
+            patches.replace(kind, "__deepcopy__", self._make_deepcopy)
+        for inner in part.modules():
+            for mark in _MARKS:
+                inner.__dict__.pop(mark, None)
 
     # Copies
 
@@ -176,8 +194,19 @@ class Sharding:
         for name, parameter in module._parameters.items():
             value = saved.get(prefix + name)
             if hasattr(value, "full_tensor"):
-                saved[prefix + name] = self._whole_parameter(parameter)
-                self._written.watch(saved[prefix + name], parameter)
+                saved[prefix + name] = self._whole_in(saved, parameter)
+
+    def _whole_in(self, saved, parameter):
+        """Parameters that are tied are one tensor in what is saved too: some savers look for that."""
+        latest = self._tied.get(id(parameter))
+        there = latest() if latest is not None else None
+        if there is not None and any(value is there for value in saved.values()):
+            return there
+        made = self._whole_parameter(parameter)
+        self._written.watch(made, parameter)
+        if id(parameter) in self._tied:
+            self._tied[id(parameter)] = weakref.ref(made)
+        return made
 
     def _write(self, parameter, value):
         parameter.detach().to_local().copy_(self._sharded(value, parameter).to_local())

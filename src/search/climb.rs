@@ -116,7 +116,9 @@ fn host_rungs(space: &Space<'_>, kind: FailureKind) -> Vec<Configuration> {
 /// Knobs that could lower memory and are not in the ladder's reach, with the reason, for the report.
 fn say_what_drops_out(session: &mut Session<'_>, space: &Space<'_>) {
     let early = session.died_early();
-    for knob in MEMORY {
+    // In a plain script it is tried where a recipe lists it.
+    let sharding = space.found().starts_processes().then_some(Knob::Strategy);
+    for knob in MEMORY.into_iter().chain(sharding) {
         let site = space.found().knobs.iter().find(|s| s.knob == knob);
         let why_not = site.and_then(|s| s.why_not.clone());
         if let Some(why) = why_not {

@@ -17,4 +17,5 @@ mod several;
 mod siege;
 mod sweep;
 mod tune;
+mod wrapped;
 mod wrappers;

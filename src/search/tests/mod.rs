@@ -9,6 +9,7 @@ mod predictions;
 mod properties;
 mod recorded;
 mod same_training;
+mod sharded;
 
 use machine::{Machine, Run, settings};
 

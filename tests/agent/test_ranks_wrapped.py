@@ -80,7 +80,7 @@ if rank == 0:
     print("saved")
 """
 
-# Batches behind the last update, as an epoch leaves them that does not divide by the number of batches of a step.
+# Batches behind the last update, as an epoch leaves them that does not divide by the batches of a step.
 LEFT_OVER = """
 with model.no_sync():
     step()

@@ -19,7 +19,7 @@ const USUAL_BUCKETS: (bool, f64) = (false, 25.0);
 
 pub(super) fn strategy(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let knob = Knob::Strategy;
-    if found.launched.world_size > 1 {
+    if found.starts_processes() {
         return wrapped(found);
     }
     if let Some(why) = why_not(found, machine) {
@@ -129,7 +129,7 @@ fn launcher(found: &Inspection) -> Vec<String> {
 
 fn why_not(found: &Inspection, machine: &MachineFacts) -> Option<String> {
     let detected = found.detected.as_ref();
-    if found.launched.world_size > 1 {
+    if found.starts_processes() {
         return Some(format!("the command starts {} processes by itself", found.launched.world_size));
     }
     if found.device == Device::Cuda && machine.cuda_devices < 2 {

@@ -226,7 +226,7 @@ fn split_in_call(found: &Inspection, root: &RootInfo) -> KnobSite {
     let knob = Knob::Accumulation;
     let trained = found.roots.iter().filter(|r| r.trainable > 0).count();
     let detected = found.detected.as_ref();
-    if found.launched.world_size > 1 {
+    if found.starts_processes() {
         return refused(
             knob,
             "several processes train, and DistributedDataParallel expects one backward pass for each call",

@@ -683,6 +683,9 @@ fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
         (Some("ddp"), None, NumericsClass::Exact)
     );
     assert!(ddp().why_not(Knob::Processes).contains("starts 2 processes by itself"));
+    // Memory ran out in the wrapper already: no model was called.
+    let early = ddp().with(|s| s.roots.clear());
+    assert_eq!(early.site(knob).values, site.values);
     let refused = [
         (ranks(|d| d.distributed = None), "none of which uses DistributedDataParallel"),
         (ranks(|d| d.distributed = Some("FSDPModule".into())), "uses FSDPModule by itself"),

@@ -451,6 +451,16 @@ impl Inspection {
         }
     }
 
+    /// Whether the command starts several processes by itself.
+    pub fn starts_processes(&self) -> bool {
+        self.launched.world_size > 1
+    }
+
+    /// Parameters and buffers of the largest model, bytes; 0 where none was seen.
+    pub fn largest_root_bytes(&self) -> u64 {
+        self.roots.iter().map(|r| r.bytes).max().unwrap_or(0)
+    }
+
     /// Whether the script calls models without ever training them.
     pub fn serves(&self) -> bool {
         !self.roots.is_empty() && self.roots.iter().all(|r| r.serves)

@@ -26,7 +26,9 @@ pub(super) fn climb(session: &mut Session<'_>, space: &Space<'_>, purpose: Purpo
         let model = session.memory(&context);
         let chance: Vec<f64> = rungs.iter().map(|r| model.fits(&context, r)).collect();
         let pieces = session.fragmentation() == Some(true);
-        let free = |r: &Configuration| pieces && is_allocator(r);
+        // What costs no speed is worth a launch however unlikely it is: one that runs out of memory is short.
+        let views = |r: &Configuration| r.0.len() == 1 && r.get(Knob::GradientAsBucketView).is_some();
+        let free = |r: &Configuration| pieces && is_allocator(r) || views(r);
         let worth = |(i, p): (usize, &f64)| *p >= HOPELESS || free(&rungs[i]);
         let Some(at) = chance.iter().enumerate().position(worth).or_else(|| likeliest(&chance)) else {
             return Ok(false);
@@ -116,7 +118,9 @@ fn host_rungs(space: &Space<'_>, kind: FailureKind) -> Vec<Configuration> {
 /// Knobs that could lower memory and are not in the ladder's reach, with the reason, for the report.
 fn say_what_drops_out(session: &mut Session<'_>, space: &Space<'_>) {
     let early = session.died_early();
-    for knob in MEMORY {
+    // In a plain script it is tried where a recipe lists it.
+    let sharding = space.found().starts_processes().then_some(Knob::Strategy);
+    for knob in MEMORY.into_iter().chain(sharding) {
         let site = space.found().knobs.iter().find(|s| s.knob == knob);
         let why_not = site.and_then(|s| s.why_not.clone());
         if let Some(why) = why_not {

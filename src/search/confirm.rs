@@ -104,8 +104,7 @@ fn another(
         return Ok(first);
     }
     let context = session.context(space);
-    let needs = |c: &Configuration| context.transient(c);
-    let smaller = |c: &&Configuration| needs(c) < needs(&last.settings) && session.has_room(c);
+    let smaller = |c: &&Configuration| context.needs_less(c, &last.settings) && session.has_room(c);
     let known = others.iter().find(smaller).cloned();
     let found = match with_less_memory(session, space, &last.settings, known.as_ref()) {
         Err(Halt::Spent(_)) => None,

@@ -114,10 +114,9 @@ pub(super) fn with_less_memory(
         let context = session.context(space);
         let speed = session.speed(&context, &session.fitting_in(space));
         let memory = session.memory(&context);
-        let needs = context.transient(than);
         let open = |c: &Configuration| {
             session.state(c) == State::Unknown
-                && context.transient(c) < needs
+                && context.needs_less(c, than)
                 && memory.fits(&context, c) >= LIKELY
         };
         let rate = |c: &Configuration| speed.belief(c).mean;
@@ -182,6 +181,10 @@ fn neighbours(session: &Session<'_>, space: &Space<'_>, around: &Configuration) 
     }
     // A knob that adds speed may need a stronger rung than the one that fits without it.
     let mut bases = vec![bare.clone()];
+    // What is sharded may have been the first to fit, where another rung leaves the script's copies as they are.
+    if space.found().starts_processes() && around.get(Knob::Strategy).is_some() {
+        bases.push(without(&bare, Knob::Strategy).without(Knob::Malloc));
+    }
     for knob in FASTER.iter().filter(|k| cannot_pay(**k, session.plan, space.found(), wait).is_none()) {
         for value in space.values(*knob) {
             bases.push(with(&bare, *knob, value));

@@ -1,9 +1,10 @@
-//! Peak = fixed + transient x exp(effects of the knobs), fitted to what was measured.
+//! Peak = fixed x factor + transient x exp(effects of the knobs), fitted to what was measured.
 //!
 //! What does not grow with a step, what a step of the script as it is adds to it, and what each knob makes of that are
 //! all uncertain beforehand ([`super::priors`]); the fit explains what was measured at the least distance from those
 //! expectations (Gauss-Newton, damped).  How far it can be trusted follows from the curvature there: a knob that was
-//! measured with one batch is known with another, and one that was never measured is as uncertain as its prior.
+//! measured with one batch is known with another, and one that was never measured is as uncertain as its prior.  The
+//! factor is 1 but where a model is in parts: it follows from arithmetic ([`Context::fixed`]).
 
 use super::linear::{cholesky, solve_lower, solve_upper};
 use super::priors::{Context, Effect};
@@ -60,9 +61,17 @@ pub(super) struct Footprint {
 
 /// All that is to be explained.
 struct Facts<'a> {
-    rows: Vec<(Vec<usize>, &'a Peak)>,
-    too_large: Vec<Vec<usize>>,
+    rows: Vec<(Terms, &'a Peak)>,
+    too_large: Vec<Terms>,
     prior: Vec<(f64, f64)>,
+}
+
+/// What settings do to a peak.
+struct Terms {
+    /// Factor on what is fixed.
+    fixed: f64,
+    /// Effects on what a step adds: places of their keys.
+    effects: Vec<usize>,
 }
 
 impl Footprint {
@@ -78,7 +87,7 @@ impl Footprint {
         }
         let mut keys: Vec<String> = Vec::new();
         let mut prior = vec![(expected_fixed.ln(), FIXED), (0.0, TRANSIENT)];
-        let mut places = |settings: &Configuration| -> Vec<usize> {
+        let mut terms = |settings: &Configuration| -> Terms {
             let place = |e: Effect| {
                 let known = keys.iter().position(|k| *k == e.key);
                 2 + known.unwrap_or_else(|| {
@@ -87,10 +96,11 @@ impl Footprint {
                     keys.len() - 1
                 })
             };
-            context.footprint(settings).into_iter().map(place).collect()
+            let effects = context.footprint(settings).into_iter().map(place).collect();
+            Terms { fixed: context.fixed(settings), effects }
         };
-        let rows = peaks.iter().map(|p| (places(&p.settings), p)).collect();
-        let too_large = too_large.iter().map(&mut places).collect();
+        let rows = peaks.iter().map(|p| (terms(&p.settings), p)).collect();
+        let too_large = too_large.iter().map(&mut terms).collect();
         let facts = Facts { rows, too_large, prior };
         let (at, factor) = facts.solve();
         let mut fit = Self { keys, at, factor, measured: Vec::new(), spread: spread(context.device) };
@@ -124,7 +134,8 @@ impl Footprint {
             exponent += place.map_or(effect.mean, |k| self.at[2 + k]);
             unknown += if place.is_none() { effect.sd * effect.sd } else { 0.0 };
         }
-        let (fixed, grown) = (self.at[0].exp(), (self.at[1] + exponent).exp());
+        let fixed = self.at[0].exp() * context.fixed(settings);
+        let grown = (self.at[1] + exponent).exp();
         (slope[0], slope[1]) = (fixed, grown);
         known.iter().flatten().for_each(|k| slope[2 + k] = grown);
         let solved = solve_lower(&self.factor, &slope);
@@ -177,8 +188,8 @@ impl Facts<'_> {
             slope[i] += z / sd;
             curvature[i][i] += 1.0 / (sd * sd);
         }
-        let mut add = |effects: &[usize], wanted: f64, error: f64, least: bool| {
-            let fixed = at[0].exp();
+        let mut add = |Terms { fixed, effects }: &Terms, wanted: f64, error: f64, least: bool| {
+            let fixed = at[0].exp() * fixed;
             let grown = (at[1] + effects.iter().map(|k| at[*k]).sum::<f64>()).exp();
             let off = fixed + grown - wanted;
             if least && off >= 0.0 {
@@ -192,11 +203,11 @@ impl Facts<'_> {
                 row.iter().for_each(|(j, b)| curvature[*i][*j] += a * b);
             }
         };
-        for (effects, peak) in &self.rows {
-            add(effects, peak.share, peak.error * peak.share, false);
+        for (terms, peak) in &self.rows {
+            add(terms, peak.share, peak.error * peak.share, false);
         }
-        for effects in &self.too_large {
-            add(effects, 1.0, SHORT_OF_CAP, true);
+        for terms in &self.too_large {
+            add(terms, 1.0, SHORT_OF_CAP, true);
         }
         (cost, slope, curvature)
     }

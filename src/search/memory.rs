@@ -1,7 +1,7 @@
 //! How likely a configuration is to fit, from what fitted and what did not.
 //!
 //! Where a peak was measured, everything follows from a fit to what was ([`super::footprint`]).  Before that, while all
-//! launches ran out of memory: peak = fixed + transient x factor(settings), with factors from [`super::priors`].  Fixed
+//! launches ran out of memory: peak = fixed x factor + transient x factor, with factors from [`super::priors`].  Fixed
 //! and transient are not known; each pair on a grid is weighted by how well it explains the launches so far, each of
 //! which says that its peak lies above the cap.  The model is rough on purpose (a fifth of error in every peak), so that
 //! it gives way to what is measured; it never says that something fits.
@@ -30,8 +30,8 @@ const DOMINATED: f64 = 0.1;
 pub(super) struct MemoryModel {
     fit: Option<Footprint>,
     points: Vec<(f64, f64, f64)>,
-    /// The smallest factor that did not fit.
-    too_large: f64,
+    /// Factors (fixed, transient) of what did not fit.
+    too_large: Vec<(f64, f64)>,
     /// What fitted.
     measured: Vec<Configuration>,
 }
@@ -47,17 +47,16 @@ pub(super) struct Evidence<'a> {
 }
 
 impl MemoryModel {
-    /// `cap` in bytes.  `root_bytes`: parameters and buffers of the model.
-    pub fn new(evidence: &Evidence<'_>, context: &Context<'_>, cap: u64, root_bytes: u64) -> Self {
+    /// `cap` in bytes.
+    pub fn new(evidence: &Evidence<'_>, context: &Context<'_>, cap: u64) -> Self {
         let cap = cap.max(1) as f64;
         let (peaks, too_large) = (peaks(evidence, context, cap), too_large(evidence));
-        // Interpreter and libraries, then parameters, gradients and two moments of the optimizer.
-        let expected_fixed = (400.0 * 1024.0 * 1024.0 + 4.0 * root_bytes as f64) / cap;
-        let factors: Vec<f64> = too_large.iter().map(|c| context.transient(c)).collect();
+        let expected_fixed = context.fixed_bytes() / cap;
+        let factors: Vec<(f64, f64)> = too_large.iter().map(|c| factors(context, c)).collect();
         Self {
             fit: Footprint::fit(&peaks, &too_large, context, expected_fixed),
-            points: grid(&factors, expected_fixed),
-            too_large: factors.iter().copied().fold(f64::INFINITY, f64::min),
+            points: grid(&factors, expected_fixed, context.fixed_spread()),
+            too_large: factors,
             measured: peaks.into_iter().map(|p| p.settings).collect(),
         }
     }
@@ -67,25 +66,26 @@ impl MemoryModel {
         if let Some(fit) = &self.fit {
             return Some(fit.predict(settings, context).mean);
         }
-        let factor = context.transient(settings);
-        self.average(|fixed, transient| fixed + transient * factor)
+        let (kept, grown) = factors(context, settings);
+        self.average(|fixed, transient| fixed * kept + transient * grown)
     }
 
     /// Probability, 0 to 1, that the peak stays below the cap.
     pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
-        let factor = context.transient(settings);
+        let (kept, grown) = factors(context, settings);
         let chance = match &self.fit {
             Some(fit) => {
                 let peak = fit.predict(settings, context);
                 below((1.0 - peak.mean) / peak.sd)
             }
             None => self
-                .average(|fixed, transient| below(-(fixed + transient * factor).ln() / ERROR))
+                .average(|fixed, transient| below(-(fixed * kept + transient * grown).ln() / ERROR))
                 .unwrap_or(0.5),
         };
         // What was measured itself needs no comparison with others.
         let itself = self.measured.contains(settings);
-        if !itself && factor >= self.too_large - 1e-9 { DOMINATED * chance } else { chance }
+        let asks_for = |(k, g): &(f64, f64)| kept >= k - 1e-9 && grown >= g - 1e-9;
+        if !itself && self.too_large.iter().any(asks_for) { DOMINATED * chance } else { chance }
     }
 
     /// Over the grid.
@@ -96,18 +96,23 @@ impl MemoryModel {
     }
 }
 
-/// Pairs of fixed and transient with their weights; `factors` of what did not fit.
-fn grid(factors: &[f64], expected_fixed: f64) -> Vec<(f64, f64, f64)> {
+/// What becomes of what is fixed, and of what a step adds to it.
+fn factors(context: &Context<'_>, settings: &Configuration) -> (f64, f64) {
+    (context.fixed(settings), context.transient(settings))
+}
+
+/// Pairs of fixed and transient with their weights; `factors` of what did not fit, `spread` of what is expected.
+fn grid(factors: &[(f64, f64)], expected_fixed: f64, spread: f64) -> Vec<(f64, f64, f64)> {
     let mut points = Vec::with_capacity(GRID * GRID);
     for i in 0..GRID {
         let fixed = log_step(0.02, 1.5, i);
-        let prior = -0.5 * ((fixed / expected_fixed).ln() / 0.7).powi(2);
+        let prior = -0.5 * ((fixed / expected_fixed).ln() / spread).powi(2);
         for j in 0..GRID {
             let transient = log_step(0.02, 60.0, j);
             // Most scripts that are tuned ask for something like what there is, not for fifty times as much.
             let mut weight = prior - 0.5 * (transient.ln() / 1.2).powi(2);
-            for factor in factors {
-                weight += below((fixed + transient * factor).ln() / ERROR).max(1e-6).ln();
+            for (kept, grown) in factors {
+                weight += below((fixed * kept + transient * grown).ln() / ERROR).max(1e-6).ln();
             }
             points.push((fixed, transient, weight));
         }
@@ -157,7 +162,7 @@ impl Session<'_> {
     pub fn memory(&self, context: &Context<'_>) -> MemoryModel {
         let known: Vec<&Known> = self.known_elsewhere().collect();
         let evidence = Evidence { seen: &self.seen, sweeps: &self.sweeps, known: &known };
-        MemoryModel::new(&evidence, context, self.cap_bytes(), self.root_bytes())
+        MemoryModel::new(&evidence, context, self.cap_bytes())
     }
 }
 

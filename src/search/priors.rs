@@ -7,6 +7,11 @@ use crate::model::inspection::Inspection;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Knob, Value};
 
+/// As large as the model: its parameters, their gradients, two moments of the optimizer.
+const MODELS: f64 = 4.0;
+/// Interpreter and libraries of a process.
+const PROCESS_BYTES: f64 = 400.0 * 1024.0 * 1024.0;
+
 /// One additive effect on the logarithm of the rate.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Effect {
@@ -99,9 +104,12 @@ impl Context<'_> {
             Device::Cpu => Effect { key: "strategy".into(), mean: 0.0, sd: 0.25 },
         };
         let more = |mean: f64, sd: f64| Effect { key: format!("strategy={word}"), mean, sd };
-        // A script that distributes by itself already computes with all of its processes.
-        let shared = if self.found.launched.world_size > 1 { Effect { mean: 0.0, ..shared } } else { shared };
+        // A script that starts its processes by itself already computes with all of them; on the processor each also
+        // copies what the others send.
         match word {
+            "fsdp" if self.found.starts_processes() && self.device == Device::Cpu => vec![more(-0.5, 0.25)],
+            "fsdp" if self.found.starts_processes() => vec![more(-0.08, 0.06)],
+            "fsdp_offload" if self.found.starts_processes() => vec![more(-0.6, 0.3)],
             "fsdp" => vec![shared, more(-0.08, 0.10)],
             "fsdp_offload" => vec![shared, more(-0.6, 0.3)],
             _ => vec![shared],
@@ -161,6 +169,52 @@ impl Context<'_> {
             .collect()
     }
 
+    /// What all processes together (on the processor; on a GPU one of them) hold beside what a step needs, bytes:
+    /// interpreter and libraries, then parameters, gradients and two moments of the optimizer.
+    pub fn fixed_bytes(&self) -> f64 {
+        let all = if self.device == Device::Cpu { self.found.launched.world_size.max(1) } else { 1 };
+        f64::from(all) * (PROCESS_BYTES + MODELS * self.model_bytes() + self.bucket_bytes())
+    }
+
+    /// Standard deviation of the logarithm of that: copies and buckets of DistributedDataParallel can be counted.
+    pub fn fixed_spread(&self) -> f64 {
+        if self.bucket_bytes() > 0.0 { 0.35 } else { 0.7 }
+    }
+
+    /// What becomes of that, relative to the script as it is: DistributedDataParallel without its second copy of the
+    /// gradients, or a part of the model in each process.
+    pub fn fixed(&self, settings: &Configuration) -> f64 {
+        let (models, buckets) = (MODELS * self.model_bytes(), self.bucket_bytes());
+        let whole = PROCESS_BYTES + models + buckets;
+        let is_sharded = settings.text(Knob::Strategy).is_some_and(|word| word != "ddp");
+        if is_sharded && self.found.starts_processes() {
+            let part = 1.0 / f64::from(self.processes());
+            let unseen = models == 0.0; // memory ran out before the model was called
+            return if unseen { 0.5 + 0.5 * part } else { (PROCESS_BYTES + models * part) / whole };
+        }
+        let views = settings.get(Knob::GradientAsBucketView) == Some(&Value::Bool(true));
+        if views { 1.0 - buckets / whole } else { 1.0 }
+    }
+
+    /// Whether one should need less memory than another one in every respect.
+    pub fn needs_less(&self, settings: &Configuration, than: &Configuration) -> bool {
+        let of = |c: &Configuration| (self.fixed(c), self.transient(c));
+        let ((fixed, transient), (most_fixed, most_transient)) = (of(settings), of(than));
+        let no_more = fixed <= most_fixed && transient <= most_transient;
+        no_more && (fixed < most_fixed || transient < most_transient)
+    }
+
+    /// Parameters and buffers of a model.
+    fn model_bytes(&self) -> f64 {
+        self.found.largest_root_bytes() as f64
+    }
+
+    /// The script's DistributedDataParallel copies gradients into buckets, where it does not keep them there.
+    fn bucket_bytes(&self) -> f64 {
+        let exchange = self.found.detected.as_ref().and_then(|d| d.exchange.as_ref());
+        exchange.map_or(0.0, |e| if e.gradient_as_bucket_view { 0.0 } else { self.model_bytes() })
+    }
+
     /// What becomes of the memory that a step needs beyond parameters and optimizer, relative to the script as it is.
     pub fn transient(&self, settings: &Configuration) -> f64 {
         settings.0.iter().map(|(k, v)| self.transient_of(*k, v)).product()
@@ -208,8 +262,6 @@ impl Context<'_> {
                 _ => 1.0,
             },
             (Knob::Allocator, _) => 0.92,
-            // One copy of the gradients less, beside the activations.
-            (Knob::GradientAsBucketView, Value::Bool(true)) => 0.80,
             // One activation at a time: what overwrites and what is overwritten are never there together.
             (Knob::Inplace, _) => 0.97,
             (Knob::BatchSize, Value::Int(b)) => self.batch.map_or(1.0, |own| *b as f64 / own as f64),
@@ -224,10 +276,8 @@ impl Context<'_> {
             },
             // On the processor the limit is about all processes together.
             (Knob::Strategy, _) if self.device == Device::Cpu => 1.0,
-            // Each process has its whole batch already, of which nothing changes.
-            (Knob::Strategy, _) if self.found.launched.world_size > 1 => {
-                0.5 + 0.5 / f64::from(self.processes())
-            }
+            // Each process has its whole batch already, of which nothing changes; see `fixed`.
+            (Knob::Strategy, _) if self.found.starts_processes() => 1.0,
             (Knob::Strategy, _) => 1.0 / f64::from(self.processes()),
             (Knob::NumWorkers, Value::Int(n)) if self.device == Device::Cpu => 1.0 + 0.03 * *n as f64,
             _ => 1.0,

@@ -306,11 +306,6 @@ impl<'a> Session<'a> {
             .then(|| format!("the compiler itself needs about {} of the memory limit", Bytes(COMPILER_BYTES)))
     }
 
-    /// Parameters and buffers of the largest model, bytes.
-    pub fn root_bytes(&self) -> u64 {
-        self.inspection().map_or(0, |i| i.roots.iter().map(|r| r.bytes).max().unwrap_or(0))
-    }
-
     /// Configurations that fit and that the bound allows (advice is measured beyond it).
     pub fn fitting_in(&self, space: &Space<'_>) -> Vec<Configuration> {
         self.fitting().into_iter().filter(|c| space.allows(c)).collect()

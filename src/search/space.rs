@@ -83,7 +83,8 @@ impl<'a> Space<'a> {
     fn buckets_have_sense(&self, settings: &Configuration) -> bool {
         let asked = BUCKETS.iter().any(|knob| settings.get(*knob).is_some());
         let own = self.found.detected.as_ref().is_some_and(|d| d.exchange.is_some());
-        !asked || own || settings.text(Knob::Strategy) == Some("ddp")
+        let copies = settings.text(Knob::Strategy).map_or(own, |word| word == "ddp");
+        !asked || copies
     }
 
     fn compiles_itself(&self) -> bool {
@@ -186,6 +187,7 @@ impl<'a> Space<'a> {
             Knob::PrefetchFactor => ints(vec![4, 8]),
             Knob::Offload => vec!["optimizer".into(), "activations".into()],
             Knob::IdleModels => vec!["host".into()],
+            Knob::Strategy if self.found.starts_processes() => self.sharded(site),
             // Where a recipe lists them.
             Knob::Strategy | Knob::Processes | Knob::BucketCapMb => Vec::new(),
             Knob::Optimizer => vec!["fused".into(), "foreach".into()],
@@ -205,6 +207,20 @@ impl<'a> Space<'a> {
             // With 0 all of a model is computed again at once, in the backward pass, whose peak is no lower then.
             Knob::ActivationMemoryBudget => vec!["0.5".into(), "0.25".into()],
         }
+    }
+
+    /// Blocks of a sharded model come and go all the time, and what is let go stays with the C library otherwise.
+    fn given_back(&self, settings: &Configuration) -> Configuration {
+        let is_sharded = settings.text(Knob::Strategy).is_some_and(|word| word != "ddp");
+        let stays = is_sharded && self.plan.device == Device::Cpu && self.found.starts_processes();
+        if stays { with(settings, Knob::Malloc, "trim".into()) } else { settings.clone() }
+    }
+
+    /// Instead of the script's DistributedDataParallel; on the processor host memory is where the parts are anyway.
+    fn sharded(&self, site: &KnobSite) -> Vec<Value> {
+        let cpu = self.plan.device == Device::Cpu;
+        let is_wanted = |v: &&Value| **v != "ddp".into() && !(cpu && **v == "fsdp_offload".into());
+        site.values.iter().filter(is_wanted).cloned().collect()
     }
 
     /// bf16, which needs no gradient scaler; fp16 where the device has nothing else.
@@ -236,7 +252,9 @@ impl<'a> Space<'a> {
                 Rung::Knob { knob, values } if values.is_empty() => {
                     let lower = |v: &Value| lowers_memory(*knob, v, self.batch());
                     for value in self.values(*knob).into_iter().filter(lower) {
-                        add(self.alone(*knob, value));
+                        let settings = self.alone(*knob, value);
+                        add(settings.clone());
+                        add(self.given_back(&settings));
                     }
                 }
                 Rung::Knob { knob, values } => {
@@ -280,18 +298,21 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// Everything that lowers memory, at its strongest; first without lower precision, then with it, then with a
-    /// smaller batch where that is allowed.
+    /// Everything that lowers memory, at its strongest; first with every process's model whole, then in parts, then
+    /// with lower precision, then with a smaller batch where that is allowed.
     fn strongest(&self) -> Vec<Configuration> {
         let mut settings = Configuration::baseline();
         let mut all = Vec::new();
         let last = |knob: Knob| self.values(knob).into_iter().rfind(|v| lowers_memory(knob, v, self.batch()));
-        for group in [&[Knob::Accumulation, Knob::Checkpoint][..], &[Knob::Amp], &[Knob::BatchSize]] {
+        let sharded = if self.found.starts_processes() { &[Knob::Strategy][..] } else { &[] };
+        for group in [&[Knob::Accumulation, Knob::Checkpoint][..], sharded, &[Knob::Amp], &[Knob::BatchSize]]
+        {
             for knob in group {
                 if let Some(value) = last(*knob) {
                     settings = with(&settings, *knob, value);
                 }
             }
+            settings = self.given_back(&settings);
             all.push(settings.clone());
         }
         all
@@ -370,6 +391,9 @@ pub(super) fn cannot_pay(
         }
         Knob::ActivationMemoryBudget | Knob::IdleModels if found.site(knob).is_some() => {
             Some("it gives time for memory; it is tried only where memory needs it".to_owned())
+        }
+        Knob::Strategy if found.starts_processes() && found.site(knob).is_some() => {
+            Some("parts of a model cost time; it is tried only where memory needs it".to_owned())
         }
         _ => found.knobs.iter().find(|s| s.knob == knob && s.way.is_none()).and_then(|s| s.why_not.clone()),
     }

@@ -80,6 +80,17 @@ if rank == 0:
     print("saved")
 """
 
+# Batches behind the last update, as an epoch leaves them that does not divide by the batches of a step.
+LEFT_OVER = """
+with model.no_sync():
+    step()
+"""
+
+# Memory may run out in the wrapper, which takes room for the gradients; the kernel says nothing of it.
+KILLED = """
+os.kill(os.getpid(), 9)
+"""
+
 BETWEEN = """
 for i in range(300):
     step()
@@ -124,10 +135,25 @@ class Launches(AgentTest):
         settings = {"settings": {"strategy": "fsdp"}, "ways": {"strategy": "agent"}, "script_ranks": 2}
         return self.launch([PYTHON, *TWO, path], **{**settings, **changes})
 
-    def test_one_rank_saves_when_the_other_has_ended(self):
-        result = self.launch_two(HEAD + SAVES, mode="run", required=["strategy"], seed=None)
+    def save_after_the_end(self, training):
+        script = HEAD + SAVES.replace("distributed.destroy", training + "distributed.destroy")
+        result = self.launch_two(script, mode="run", required=["strategy"], seed=None)
         self.assertEqual(result.code, 0, result.describe())
         self.assertIn("saved", result.out)
+
+    def test_one_rank_saves_when_the_other_has_left_batches_over_and_ended(self):
+        self.save_after_the_end(LEFT_OVER.lstrip())
+
+    def test_a_wrapper_is_told_of_before_the_model_is_called(self):
+        before, _ = HEAD.split("optimizer =")
+        result = self.launch_two(before + KILLED, settings={}, ways={})
+        self.assertNotEqual(result.code, 0)
+        self.assertEqual({e["rank"] for e in result.all("hello")}, {0, 1}, result.describe())
+        self.assertEqual(result.all("root"), [])
+        self.assertEqual({e["distributed"] for e in result.all("detected")}, {"DistributedDataParallel"})
+
+    def test_one_rank_saves_when_the_other_has_ended(self):
+        self.save_after_the_end("")
         script = HEAD + "c = torch.load('last.pt'); model.load_state_dict(c['model'])\n"
         script += "optimizer.load_state_dict(c['optimizer']); step(); optimizer.step(); print('on')\n"
         path = self.write("again.py", script)

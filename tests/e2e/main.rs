@@ -18,4 +18,5 @@ mod several;
 mod siege;
 mod sweep;
 mod tune;
+mod wrapped;
 mod wrappers;

@@ -1,7 +1,7 @@
 //! Knobs of the optimizer, the kernels and the compiler in a search: tried once each where they can pay.
 
 use super::finds_the_best;
-use super::machine::{Machine, Run, settings};
+use super::machine::{Law, Machine, Run, settings};
 use crate::model::{Knob, NumericsClass, Verdict};
 
 const CPU: &[(Knob, &[&str])] = &[
@@ -109,7 +109,10 @@ fn a_short_update_is_no_reason_for_a_launch() {
 fn a_copy_of_the_gradients_is_spared_where_the_script_has_copies_of_its_model() {
     let views = Knob::GradientAsBucketView;
     let search = |copies| {
-        let machine = cuda().knob(views, "true", 1.0, 0.5).set(|m| (m.copies, m.cap) = (copies, 8_000 << 20));
+        let machine =
+            cuda().set(|m| (m.copies, m.cap, m.model) = (copies, 11_000 << 20, 1_500)).law(move |c, law| {
+                Law { peak: law.peak - if c.get(views).is_some() { 1_500.0 } else { 0.0 }, ..law }
+            });
         machine.search(&machine.plan())
     };
     let run = search(true);

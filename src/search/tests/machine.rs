@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::inspect::{MachineFacts, build_inspection};
-use crate::model::event::{KnobReport, Phase, Record};
+use crate::model::event::{Hello, KnobReport, Phase, Record};
 use crate::model::inspection::{
     BlocksInfo, Detected, ExchangeInfo, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
 };
@@ -85,6 +85,10 @@ pub struct Machine {
     pub kernels: bool,
     /// The script wraps its model in DistributedDataParallel.
     pub copies: bool,
+    /// Processes that the command starts by itself.
+    pub processes: u32,
+    /// MiB of parameters and buffers.
+    pub model: u64,
     /// Launches (counted from 1) that other load spoils.
     pub disturbed: Vec<u32>,
     /// Settings can be turned between two steps.
@@ -119,6 +123,8 @@ impl Machine {
             cpu_bf16: false,
             kernels: false,
             copies: false,
+            processes: 1,
+            model: 4,
             disturbed: Vec::new(),
             sweeps: true,
             law: Box::new(|_, law| law),
@@ -272,7 +278,7 @@ impl Machine {
             parameters: 1_000_000,
             trainable: 1_000_000,
             serves: self.serves,
-            bytes: 4_000_000,
+            bytes: self.model * MIB,
             blocks: self.blocks.then(|| BlocksInfo {
                 path: "h".into(),
                 class: "Block".into(),
@@ -307,6 +313,7 @@ impl Machine {
             deterministic: !self.kernels,
             compile_lacks: (!self.kernels).then(|| "there is no compiler".to_owned()),
             exchange: self.copies.then(ExchangeInfo::default),
+            distributed: self.copies.then(|| "DistributedDataParallel".to_owned()),
             ..Detected::default()
         };
         let option = ScriptOption {
@@ -327,10 +334,26 @@ impl Machine {
             Record::Root(root),
             Record::Detected(detected),
         ];
+        if self.processes > 1 {
+            records.push(Record::Hello(self.hello()));
+        }
         if self.loader {
             records.push(Record::Loader(loader));
         }
         records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect()
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            nonce: String::new(),
+            ppid: 1,
+            rank: 0,
+            world_size: self.processes,
+            argv: command(),
+            python: "3.11.7".into(),
+            executable: "python".into(),
+            training: true,
+        }
     }
 
     fn update(&self) -> UpdateInfo {

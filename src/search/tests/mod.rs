@@ -10,6 +10,7 @@ mod proof;
 mod properties;
 mod recorded;
 mod same_training;
+mod sharded;
 
 use machine::{Machine, Run, settings};
 

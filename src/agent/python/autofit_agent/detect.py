@@ -1,7 +1,7 @@
 """What the script already does by itself: the `detected` record.  None of it is done twice.
 
-Told when the first root is found (a process that is killed for its memory says nothing later) and again after
-the first steps, when more is known.
+Told when a model is wrapped for several processes, when the first root is found (a process that is killed for
+its memory says nothing later) and again after the first steps, when more is known.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ class Detect:
         self.torch = torch
         self.checkpoints = Checkpoints(torch)
         self.wrapping = Wrapping(torch)
+        self.wraps = None  # the name of what the script builds around its model
         self.amp = None
         self.amp_inside = False  # the script enters autocast inside a root's forward
         self.double_backward = False
@@ -58,6 +59,7 @@ class Detect:
         """Puts the watchers in place."""
         torch = self.torch
         self.checkpoints.watch()
+        self.wrapping.on_begin.append(self._wrapping)
         self.wrapping.watch(self.session.guard("detect: wrapping"))
         patches.replace(torch.optim.Optimizer, "__init__", self._make_optimizer)
         self._undo = [
@@ -138,6 +140,12 @@ class Detect:
             first = next(root.module.parameters())
             self.amp = NAMES.get(str(first.dtype)[6:]) or self.script_autocast(first.device.type)
         if root.index == 0:
+            self.tell()
+
+    def _wrapping(self):
+        """DistributedDataParallel takes room for the gradients, and memory may run out there."""
+        self.wraps = "DistributedDataParallel"
+        if self.session.claim():
             self.tell()
 
     def _other(self, module):
@@ -247,7 +255,7 @@ class Detect:
             "compile": any(root.compiled for root in roots) or self._dynamo_ran(),
             "checkpointing": bool(self.checkpoints.theirs) or any(map(describe.checkpoints_itself, modules)),
             "accumulation": self.backwards_per_step(),
-            "distributed": next((n for n in map(describe.distributed, modules) if n), None),
+            "distributed": self._distributed(modules),
             "exchange": self.wrapping.describe(),
             "alloc_conf": os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF"),
             "optimizers": list(self.optimizers),
@@ -266,6 +274,11 @@ class Detect:
             "deterministic": self._deterministic(),
             "compile_lacks": self._compile_lacks(),
         }
+
+    def _distributed(self, modules):
+        if not modules:
+            return self.wraps
+        return next((n for n in map(describe.distributed, modules) if n), None)
 
     def _count_others(self, modules):
         """Modules that were called and belong to none of the roots."""

@@ -11,7 +11,8 @@ Every Python process that inherits AUTOFIT_MODE runs `sitecustomize.py`, but onl
 2. The launched process says `hello` (`training: false`) at its start and creates the file `launched` in the
    trial directory, so that a script that fails before torch is told from one in which the agent could not
    start.
-3. A process becomes the one that reports at its first optimizer or its first root call with gradients: it
+3. A process becomes the one that reports at its first optimizer, its first DistributedDataParallel or its
+   first root call with gradients: it
    creates `claim.<rank>` with O_EXCL and says `hello` (`training: true`).  Who comes second stays silent, and
    so does a DataLoader's worker.  Records from before (options, frameworks, knobs) are kept until then and
    follow that hello.

@@ -19,11 +19,13 @@ class Wrapping:
     def __init__(self, torch):
         self.added = {}  # setting -> value that takes the place of PyTorch's own
         self._built = []  # (weak reference, names of settings that the script passes)
+        self.on_begin = []  # functions that are called before the first one is built
         self._kind = getattr(torch.nn.parallel, "DistributedDataParallel", None)
 
     def watch(self, guard):
         """Sees what is built from now on."""
         if self._kind is not None:
+            self._begins = guard(self._begun)
             self._note = guard(self._noted)
             self._add = guard(self._with_added)
             patches.replace(self._kind, "__init__", self._make_init)
@@ -47,11 +49,17 @@ class Wrapping:
         names = list(inspect.signature(original).parameters)[1:]  # without `self`
 
         def __init__(model, *args, **kwargs):
+            self._begins()
             passed = [name for name in SETTINGS if name in kwargs or name in names[: len(args)]]
             original(model, *args, **(self._add(passed, kwargs) or kwargs))
             self._note(model, passed)
 
         return __init__
+
+    def _begun(self):
+        functions, self.on_begin = self.on_begin, []
+        for function in functions:
+            function()
 
     def _with_added(self, passed, kwargs):
         return {**{name: value for name, value in self.added.items() if name not in passed}, **kwargs}

@@ -8,7 +8,7 @@ wanted, the model is a whole copy that is kept until the next training call.
 import contextlib
 import weakref
 
-from .. import patches
+from .. import patches, tree
 from ..updates import parameters_of
 from .peers import Peers, Unanswered
 from .sharding import Sharding
@@ -46,9 +46,13 @@ class OwnSharding(Sharding):
         self.peers.enters()
         self._through = self.trained = True
         try:
-            return module(*args, **kwargs)
+            output = module(*args, **kwargs)
         finally:
             self._through = False
+        for _, leaf in tree.leaves(output):
+            if isinstance(leaf, self.torch.Tensor) and leaf.requires_grad:
+                leaf.register_hook(self.peers.goes_back)
+        return output
 
     def _make_call(self, _original):
         kind = type(self._module())
@@ -84,6 +88,7 @@ class OwnSharding(Sharding):
         kind, number, *rest = key
         if kind == "parameter":
             return self._mine[number]._local_tensor.detach()
+        self._copy = None  # somebody saves, and needs the room
         optimizer, (index, name) = self._optimizers[number], rest
         return optimizer.state[list(parameters_of(optimizer))[index]][name]._local_tensor
 

@@ -51,7 +51,8 @@ class Peers:
         self._changing = False  # an update is under way
         self._arrived = 0  # the latest version whose making all ranks begin together
         self._calls = 0  # calls that all ranks make together
-        self._inside = False  # one of them is under way
+        self._inside = False  # no update has followed the last of them
+        self._forward = False  # no backward pass has begun since
         self._over = False  # this rank has come to its end
         self._here = threading.Condition()
         secrets = self._all([socket.gethostname(), os.urandom(32)])
@@ -105,7 +106,11 @@ class Peers:
     def enters(self):
         """A call begins that all ranks make together."""
         self._calls += 1
-        self._inside = True
+        self._inside = self._forward = True
+
+    def goes_back(self, _gradient=None):
+        """The backward pass of that call begins."""
+        self._forward = False
 
     def leaves(self):
         self._inside = False
@@ -225,7 +230,8 @@ class Peers:
     def _asks_to_stay(self, rank):
         """Whether a rank is at work that is its own, and may still ask."""
         line = self._line(rank)
-        line.send(("stay", self._calls - self._inside))
+        # Batches behind the last update may be left over: with them all is done that is done together.
+        line.send(("stay", self._calls - self._forward))
         return line.recv()
 
 

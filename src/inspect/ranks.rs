@@ -14,6 +14,8 @@ const DDP: &str = "DistributedDataParallel";
 
 /// Processes on the processor, where nobody asks for another number.
 const ON_PROCESSOR: u32 = 2;
+/// The fewest processes that are two groups of several (`ranks/hybrid.py`).
+const TWO_GROUPS: u32 = 4;
 /// What the copies of `strategy=ddp` have (`ranks/reducer.py`), and DistributedDataParallel by itself.
 const USUAL_BUCKETS: (bool, f64) = (false, 25.0);
 
@@ -29,7 +31,7 @@ pub(super) fn strategy(found: &Inspection, machine: &MachineFacts) -> KnobSite {
     let class = main_root(found).map_or("the model", |r| r.class.as_str());
     let backend = if found.device == Device::Cuda { "nccl" } else { "gloo" };
     let compiled = found.detected.as_ref().is_some_and(|d| d.compile);
-    let words: &[&str] = if compiled { &["ddp"] } else { &["ddp", "fsdp", "fsdp_offload"] };
+    let words: &[&str] = if compiled { &["ddp"] } else { &["ddp", "fsdp", "fsdp_offload", "hybrid"] };
     KnobSite {
         launcher: Some(Launcher {
             words: launcher(found),
@@ -80,8 +82,9 @@ fn wrapped(found: &Inspection) -> KnobSite {
     if detected.is_some_and(|d| d.roots > 1) {
         return refused(knob, "more than one model is called, or parts of it one by one");
     }
+    let in_groups = (found.launched.world_size >= TWO_GROUPS).then_some("hybrid");
     KnobSite {
-        values: ["ddp", "fsdp", "fsdp_offload"].map(Value::from).to_vec(),
+        values: ["ddp", "fsdp", "fsdp_offload"].into_iter().chain(in_groups).map(Value::from).collect(),
         current: Some("ddp".to_owned()),
         ..site(knob, Way::Agent, format!("what {DDP} wraps is sharded over the command's processes"))
     }

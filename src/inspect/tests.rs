@@ -682,6 +682,7 @@ fn what_distributed_data_parallel_wraps_is_sharded_or_the_reason_is_told() {
         (site.current.as_deref(), site.launcher, site.class),
         (Some("ddp"), None, NumericsClass::Exact)
     );
+    assert!(ddp().with(|s| s.processes = 4).site(knob).values.contains(&"hybrid".into()));
     assert!(ddp().why_not(Knob::Processes).contains("starts 2 processes by itself"));
     // Memory ran out in the wrapper already: no model was called.
     let early = ddp().with(|s| s.roots.clear());

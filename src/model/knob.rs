@@ -142,9 +142,9 @@ knobs! {
     /// step; `huge` also asks for huge pages; `pages` asks for huge pages only; `trim` returns memory at once.
     Malloc = "malloc", Exact, Accepts::Words(&["default", "retain", "huge", "pages", "trim"]);
     /// Process layout of a plain script: `ddp` (a copy of the model in each process), `fsdp` (a part of it),
-    /// `fsdp_offload` (a part that waits in host memory).  Of a script with DistributedDataParallel: `ddp` as it is, and
-    /// the others in place of it.
-    Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp", "fsdp_offload"]);
+    /// `fsdp_offload` (a part that waits in host memory), `hybrid` (a part of it, with a copy in each group of processes).
+    /// Of a script with DistributedDataParallel: `ddp` as it is, and the others in place of it.
+    Strategy = "strategy", Exact, Accepts::Words(&["single", "ddp", "fsdp", "fsdp_offload", "hybrid"]);
     /// Tensors that wait in host memory: `activations` for the backward pass, the state of the `optimizer` between
     /// steps; CUDA only.  `parameters` is reserved.
     Offload = "offload", Exact, Accepts::Words(&["none", "activations", "optimizer", "parameters"]);

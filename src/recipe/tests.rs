@@ -139,7 +139,7 @@ fn every_mistake_has_its_place_and_a_way_out() {
         ),
         (
             "ladder: [{strategy: deepspeed}]\n",
-            "my.yaml:1:21: ladder[0].strategy: `strategy` takes one of single, ddp, fsdp, fsdp_offload, not `deepspeed`",
+            "my.yaml:1:21: ladder[0].strategy: `strategy` takes one of single, ddp, fsdp, fsdp_offload, hybrid, not `deepspeed`",
         ),
         (
             "knobs: {offload: {values: [parameters]}}\n",

@@ -110,7 +110,10 @@ impl Context<'_> {
             "fsdp" if self.found.starts_processes() && self.device == Device::Cpu => vec![more(-0.5, 0.25)],
             "fsdp" if self.found.starts_processes() => vec![more(-0.08, 0.06)],
             "fsdp_offload" if self.found.starts_processes() => vec![more(-0.6, 0.3)],
-            "fsdp" => vec![shared, more(-0.08, 0.10)],
+            // Between copies and parts; how far depends on the links.
+            "hybrid" if self.found.starts_processes() && self.device == Device::Cpu => vec![more(-0.4, 0.3)],
+            "hybrid" if self.found.starts_processes() => vec![more(-0.05, 0.10)],
+            "fsdp" | "hybrid" => vec![shared, more(-0.08, 0.10)],
             "fsdp_offload" => vec![shared, more(-0.6, 0.3)],
             _ => vec![shared],
         }
@@ -186,9 +189,11 @@ impl Context<'_> {
     pub fn fixed(&self, settings: &Configuration) -> f64 {
         let (models, buckets) = (MODELS * self.model_bytes(), self.bucket_bytes());
         let whole = PROCESS_BYTES + models + buckets;
-        let is_sharded = settings.text(Knob::Strategy).is_some_and(|word| word != "ddp");
-        if is_sharded && self.found.starts_processes() {
-            let part = 1.0 / f64::from(self.processes());
+        let sharded = settings.text(Knob::Strategy).filter(|word| *word != "ddp");
+        if let Some(word) = sharded.filter(|_| self.found.starts_processes()) {
+            // Of groups there are two, unless there are more nodes than that.
+            let copies = if word == "hybrid" { 2.0 } else { 1.0 };
+            let part = copies / f64::from(self.processes());
             let unseen = models == 0.0; // memory ran out before the model was called
             return if unseen { 0.5 + 0.5 * part } else { (PROCESS_BYTES + models * part) / whole };
         }

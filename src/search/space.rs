@@ -217,9 +217,13 @@ impl<'a> Space<'a> {
     }
 
     /// Instead of the script's DistributedDataParallel; on the processor host memory is where the parts are anyway.
+    /// In groups only where a recipe asks for it: it pays where links between nodes are slow, which is not known here.
     fn sharded(&self, site: &KnobSite) -> Vec<Value> {
         let cpu = self.plan.device == Device::Cpu;
-        let is_wanted = |v: &&Value| **v != "ddp".into() && !(cpu && **v == "fsdp_offload".into());
+        let is_wanted = |v: &&Value| {
+            let Value::Text(word) = v else { return false };
+            word == "fsdp" || word == "fsdp_offload" && !cpu
+        };
         site.values.iter().filter(is_wanted).cloned().collect()
     }
 

@@ -33,6 +33,7 @@ SEEDS = 8
 ALL = ("ddp", "fsdp", "fsdp_offload")
 SHARDED = ("fsdp", "fsdp_offload")
 COPIES = ("ddp", "fsdp")
+HALVES = 4  # ranks, of which two share one copy of the model
 ROUNDING = {"losses": 2e-6, "norms": 1e-6, "parameters": 1e-4, "moments": 2e-6, "average": 1e-4}
 # bf16 rounds where the parts of a batch are added up.
 COARSE = {"losses": 0.03, "norms": 0.1, "parameters": math.inf, "moments": math.inf}
@@ -126,6 +127,7 @@ def compare(name, case, strategy, place, alone):
         found = case.train()
         tuned.session.flush()
         sharding = tuned.session.knobs.get("strategy").sharding
+        parts = sharding.parameters() if sharding is not None else []
         old = [one for one, _ in sharding._new.values() if one() is not None] if sharding is not None else []
         line = {
             "case": name,
@@ -136,7 +138,10 @@ def compare(name, case, strategy, place, alone):
             "wanted": settings,
             "faults": tuned.of("fault"),
             "old": len(old),
+            "placed": sorted({tuple(map(str, p.placements)) for p in parts}),
+            "held": sum(p.to_local().numel() for p in parts),
         }
+    line["of"] = sum(p.numel() for p in case.make().parameters())
     # What was saved loads back into the plain script.
     case.make().load_state_dict(found["model"])
     line["whole"] = is_whole(found["model"]) and is_whole(moments(found["optimizer"]))
@@ -187,17 +192,18 @@ def dropout(strategy, place, **settings):
 def run(names):
     """All of one rank."""
     place = layout.enter()
+    more = ("hybrid",) if place.world_size == HALVES else ()
     torch.use_deterministic_algorithms(True)
     lines = []
     for name in names:
         if name in ("masks", "dropout"):
             measure = masks if name == "masks" else dropout
-            lines += [measure(strategy, place) for strategy in COPIES]
-            lines += [measure(strategy, place, accumulation=2) for strategy in COPIES]
+            lines += [measure(strategy, place) for strategy in (*COPIES, *more)]
+            lines += [measure(strategy, place, accumulation=2) for strategy in (*COPIES, *more)]
             continue
         case = CASES[name]
         alone = case.train()
-        lines += [compare(name, case, strategy, place, alone) for strategy in case.strategies]
+        lines += [compare(name, case, strategy, place, alone) for strategy in (*case.strategies, *more)]
     torch.distributed.barrier()
     return lines
 

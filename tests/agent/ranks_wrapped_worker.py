@@ -5,9 +5,12 @@ Called by test_ranks_wrapped.py with the number of ranks.
 
 import copy
 import json
+import os
 import sys
+from unittest import mock
 
 import torch
+from autofit_agent.ranks import hybrid
 from ranks_fork import fork
 from ranks_scripts import Blocks, Language, classify, language, moments, pictures, sentences
 from support_knobs import agent
@@ -21,7 +24,9 @@ class Normed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem, self.norm, self.head = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 5)
+        # A bias before the norm has no gradient but rounding, of which Adam makes whole steps.
+        self.stem = nn.Linear(8, 16, bias=False)
+        self.norm, self.head = nn.BatchNorm1d(16), nn.Linear(16, 5)
         self.stem.weight.requires_grad_(False)
 
     def forward(self, x):
@@ -123,7 +128,7 @@ def compare(name, strategy):
         found = train(make, loader(), loss_of, **options)
         report, faults = tuned.knob("strategy"), tuned.of("fault")
         sharding = tuned.session.knobs.get("strategy").sharding
-        held = sum(p._local_tensor.numel() for p in sharding.parameters()) if sharding is not None else None
+        parts = sharding.parameters() if sharding is not None else []
     for state in found["saved"][::3][:1]:
         make().load_state_dict(state)
     return {
@@ -137,14 +142,28 @@ def compare(name, strategy):
         "saved": [tensor_gap(a, b) for a, b in zip(plain["saved"], found["saved"], strict=True)],
         "whole": all(type(v) is torch.Tensor for state in found["saved"] for v in state.values()),
         "count": len(found["losses"]),
-        "held": held,
+        "placed": sorted({tuple(map(str, p.placements)) for p in parts}),
+        "held": sum(p._local_tensor.numel() for p in parts),
         "of": sum(p.numel() for p in make().parameters()),
     }
+
+
+def two_nodes():
+    """Four ranks, as if two of them were on each of two nodes."""
+    rank = distributed.get_rank()
+    with mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(rank % 2)):
+        lines = [compare(name, "hybrid") for name in CASES]
+    with mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="31"[rank // 3], LOCAL_RANK=str(rank % 3)):
+        lines.append({"uneven": hybrid.agreed(torch)})
+    distributed.barrier()
+    return lines
 
 
 def run():
     torch.use_deterministic_algorithms(True)
     distributed.init_process_group("gloo")
+    if distributed.get_world_size() > 2:
+        return two_nodes()
     lines = [compare(name, "fsdp") for name in CASES]
     lines += [compare(name, "fsdp_offload") for name in ("no_sync", "an average in one rank")]
     lines.append(compare("optimizer after", "ddp"))

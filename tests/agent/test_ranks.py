@@ -11,6 +11,9 @@ import unittest
 import torch.distributed.fsdp
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
 
+sys.path.insert(0, AGENT)
+from autofit_agent.ranks import hybrid  # noqa: E402
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -50,6 +53,15 @@ FOUR = [
 ]
 
 
+# How parameters lie on the mesh, and how many copies of them all ranks together hold.
+PLACED = {
+    "ddp": ([], 0),
+    "fsdp": ([["S(0)"]], 1),
+    "fsdp_offload": ([["S(0)"]], 1),
+    "hybrid": ([["R", "S(0)"]], 2),
+}
+
+
 @NEEDED
 class Equality(unittest.TestCase):
     """Losses, norms, parameters, optimizer state and averages are those of one process."""
@@ -64,14 +76,22 @@ class Equality(unittest.TestCase):
             else:
                 with self.subTest(case=line["case"], strategy=line["strategy"], rank=line["rank"]):
                     self.check_case(line)
-                seen.setdefault((line["case"], line["strategy"]), set()).add(line["rank"])
-        self.assertEqual(set(map(frozenset, seen.values())), {frozenset(range(count))})
+                seen.setdefault((line["case"], line["strategy"]), {})[line["rank"]] = line
+        self.assertEqual({frozenset(lines) for lines in seen.values()}, {frozenset(range(count))})
+        for (case, strategy), found in seen.items():
+            with self.subTest(case=case, strategy=strategy):
+                placed, copies = PLACED[strategy]
+                for line in found.values():
+                    self.assertEqual(line["placed"], placed)
+                self.assertEqual(sum(line["held"] for line in found.values()), copies * found[0]["of"])
         return len(seen)
 
     def check_case(self, line):
         self.assertEqual(line["faults"], [])
         for knob, report in line["reports"].items():
             self.assertEqual(report["effective"], line["wanted"][knob], report)
+        if line["strategy"] == "hybrid":
+            self.assertIn("sharded in each of 2 groups of 2 processes", line["reports"]["strategy"]["how"])
         self.assertTrue(line["whole"], "what is saved is sharded")
         self.assertTrue(line["finite"])
         if "list taken early" not in line["case"]:
@@ -97,7 +117,16 @@ class Equality(unittest.TestCase):
         self.assertEqual(self.check(2, ranks(2)), 63)
 
     def test_four_ranks(self):
-        self.assertEqual(self.check(4, ranks(4, *FOUR)), 31)
+        self.assertEqual(self.check(4, ranks(4, *FOUR)), 43)
+
+    def test_groups_are_nodes_or_halves_of_one(self):
+        self.assertEqual(hybrid.group_of(4, 4), (2, None))
+        self.assertEqual(hybrid.group_of(16, 8), (8, None))
+        self.assertEqual(hybrid.group_of(6, 3), (3, None))
+        for ranks_of, words in {(2, 2): "not two", (5, 5): "not two", (3, 1): "as with ddp"}.items():
+            size, why = hybrid.group_of(*ranks_of)
+            self.assertIsNone(size)
+            self.assertIn(words, why)
 
 
 WRITES = """
@@ -221,11 +250,15 @@ class Launches(AgentTest):
         result = self.launch_two(normed, mode="run", required=["strategy"], seed=None)
         self.assertNotEqual(result.code, 0)
         self.assertIn("BatchNorm in training mode would normalise with a part of the batch", result.err)
-        # Each rank draws from the system: nothing makes their batches the same.
-        drawn = SCRIPT.replace('os.makedirs("out")', "").replace(
-            "model(x)", "model(x + int.from_bytes(os.urandom(2), 'big') / 1e5)"
-        )
+        again = SCRIPT.replace('os.makedirs("out")', "")
         self.new_trial(1)
+        halves = {"settings": {"strategy": "hybrid"}, "required": ["strategy"]}
+        result = self.launch_two(again, mode="run", seed=None, **halves)
+        self.assertNotEqual(result.code, 0)
+        self.assertIn("2 processes on one node are not two groups", result.err)
+        # Each rank draws from the system: nothing makes their batches the same.
+        drawn = again.replace("model(x)", "model(x + int.from_bytes(os.urandom(2), 'big') / 1e5)")
+        self.new_trial(2)
         result = self.launch_two(drawn)
         reasons = {e["reason"] for e in result.all("knob")}
         self.assertTrue(any("were given different batches" in (r or "") for r in reasons), result.describe())

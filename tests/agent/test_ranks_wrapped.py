@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
-from test_ranks import HERE, NEEDED, TWO
+from test_ranks import HERE, NEEDED, PLACED, TWO
 
 MOST = {"losses": 5e-6, "norms": 1e-5}
 SAVED = 2e-4  # of parameters after steps of 0.01 whose gradients differ by rounding
@@ -16,24 +16,46 @@ SAVED = 2e-4  # of parameters after steps of 0.01 whose gradients differ by roun
 class Equality(unittest.TestCase):
     """All cases of ranks_wrapped_worker.py."""
 
-    def test_two_ranks(self):
+    def ranks(self, count):
         env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
         env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
-        command = [PYTHON, os.path.join(HERE, "ranks_wrapped_worker.py"), "2"]
+        command = [PYTHON, os.path.join(HERE, "ranks_wrapped_worker.py"), str(count)]
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False
         )
         self.assertEqual(done.returncode, 0, done.stderr[-3000:])
-        lines = json.loads(done.stdout)
+        return json.loads(done.stdout)
+
+    def test_two_ranks(self):
+        lines = self.ranks(2)
         self.assertEqual(len(lines), 2 * 9)
+        self.check_all(lines, 2)
+
+    def test_four_ranks_in_two_groups(self):
+        lines = self.ranks(4)
+        uneven = [line.pop("uneven") for line in lines if "uneven" in line]
+        self.assertEqual([size for size, _ in uneven], [None] * 4)
+        self.assertIn("different numbers of processes", uneven[0][1])
+        lines = [line for line in lines if line]
+        self.assertEqual(len(lines), 4 * 6)
+        self.check_all(lines, 4)
+
+    def check_all(self, lines, ranks):
+        held = {}
         for line in lines:
             with self.subTest(**{k: line[k] for k in ("case", "strategy", "rank")}):
-                self.check(line)
+                self.check(line, ranks)
+            case = (line["case"], line["strategy"], line["of"])
+            held[case] = held.get(case, 0) + line["held"]
+        for (case, strategy, whole), together in held.items():
+            with self.subTest(case=case, strategy=strategy):
+                self.assertEqual(together, PLACED[strategy][1] * whole)
 
-    def check(self, line):
+    def check(self, line, ranks):
         self.assertEqual(line["faults"], [])
         self.assertEqual(line["report"]["effective"], line["strategy"], line["report"])
-        self.assertGreaterEqual(line["count"], 8)
+        self.assertEqual(line["placed"], PLACED[line["strategy"]][0])
+        self.assertGreaterEqual(line["count"], 16 // ranks)
         for figure, most in MOST.items():
             self.assertLess(line[figure], most, figure)
         # The first rank alone has saved and evaluated.
@@ -41,10 +63,7 @@ class Equality(unittest.TestCase):
         for gap in line["saved"]:
             self.assertLess(gap, SAVED)
         self.assertTrue(line["whole"], "what is saved is sharded")
-        if line["strategy"] == "ddp":
-            self.assertIsNone(line["held"])
-        else:
-            self.assertLess(line["held"], 0.7 * line["of"])
+        self.assertLess(line["held"], 0.7 * line["of"])
 
 
 HEAD = """

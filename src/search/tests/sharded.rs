@@ -68,3 +68,15 @@ fn a_plain_script_is_not_sharded_without_being_asked() {
     let run = machine.search(&machine.plan());
     assert_eq!(launches_of(&run), 0, "{run}");
 }
+
+#[test]
+fn groups_are_tried_where_a_recipe_lists_them() {
+    let hybrid = |s: &Configuration| s.text(Knob::Strategy) == Some("hybrid");
+    let machine = two(2800).set(|m| m.processes = 4);
+    let mut plan = machine.plan();
+    let run = machine.search(&plan);
+    assert!(!run.history.iter().any(|o| hybrid(&o.settings)) && launches_of(&run) > 0, "{run}");
+    plan.rules.entry(Knob::Strategy).or_default().values = vec!["hybrid".into()];
+    let run = machine.search(&plan);
+    assert!(run.history.iter().any(|o| hybrid(&o.settings)) && launches_of(&run) == 0, "{run}");
+}

@@ -2,7 +2,8 @@
 
 `ddp`: a copy of the model in each, gradients are averaged.  `fsdp`: a part of the parameters, gradients and
 optimizer state in each, put together block by block where they are needed.  `fsdp_offload`: the same, and
-each part waits in host memory.
+each part waits in host memory.  `hybrid`: as `fsdp` within each of several groups (`ranks/hybrid.py`), among
+which gradients are averaged.
 """
 
 import sys
@@ -12,7 +13,7 @@ from ..ranks import group
 from . import buckets
 from .base import Knob
 
-SHARDED = ("fsdp", "fsdp_offload")
+SHARDED = ("fsdp", "fsdp_offload", "hybrid")
 _OLDEST_PYTHON = (3, 11)
 STATUS = 125  # of a run that would go on with something else than what was tuned
 
@@ -31,6 +32,7 @@ class Strategy(Knob):
         self.sharing = None
         self.reducer = None
         self.sharding = None
+        self._group = None  # `hybrid`: how many ranks share a copy of the model
 
     def start(self):
         if self.acts and self.place is None:
@@ -77,6 +79,11 @@ class Strategy(Knob):
             why = sharding.why_not(module, torch)
             if why is not None:
                 return "%s: %s" % (root.name, why)
+        if self.wanted == "hybrid":
+            from ..ranks import hybrid
+
+            self._group, why = hybrid.group_of(self.place.world_size, self.place.local_world_size)
+            return why
         return None
 
     def apply(self, root, args, kwargs):
@@ -108,7 +115,7 @@ class Strategy(Knob):
         if self.wanted in SHARDED:
             optimizers = list(self.session.roots.optimizers)
             offload = self.wanted == "fsdp_offload"
-            self.sharding = sharding.Sharding(module, others, optimizers, offload, device, torch)
+            self.sharding = sharding.Sharding(module, others, optimizers, offload, device, torch, self._group)
             mixing.watch(self.stop, torch)
         else:
             trained = [p for p in module.parameters() if p.requires_grad]

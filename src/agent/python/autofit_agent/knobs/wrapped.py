@@ -1,8 +1,8 @@
 """`strategy` of a script that starts several processes and wraps its model in DistributedDataParallel.
 
-`ddp` is what it does.  With `fsdp` and `fsdp_offload` the wrapper stays, and what it wraps is sharded (FSDP2,
-block by block): the script's `.module`, `no_sync`, clipping, optimizers and checkpoints go on as they are
-(`ranks/own.py`).
+`ddp` is what it does.  With `fsdp`, `fsdp_offload` and `hybrid` the wrapper stays, and what it wraps is
+sharded (FSDP2, block by block): the script's `.module`, `no_sync`, clipping, optimizers and checkpoints go on
+as they are (`ranks/own.py`).
 """
 
 import inspect
@@ -35,6 +35,7 @@ class Wrapped(Knob):
         super().__init__(session, wanted, way)
         self.per_root = True
         self.sharding = None
+        self._group = None  # `hybrid`: how many ranks share a copy of the model
         self.wrapper = None
         self._handles = []
         self._synchronizes = True  # what the sharded model was told last
@@ -86,7 +87,7 @@ class Wrapped(Knob):
         return __init__
 
     def _why_not(self, asked):
-        from ..ranks import sharding
+        from ..ranks import hybrid, sharding
 
         module, torch = asked["module"], self.torch
         for name, why in _REFUSED.items():
@@ -103,7 +104,10 @@ class Wrapped(Knob):
         for m in module.modules():
             if isinstance(m, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and m.sparse:
                 return "%s has sparse gradients" % type(m).__name__
-        return sharding.why_not(module, torch)
+        why = sharding.why_not(module, torch)
+        if why is None and self.wanted == "hybrid":
+            self._group, why = hybrid.agreed(torch)
+        return why
 
     def _wrap(self, wrapper, asked):
         from ..ranks import mixing, own
@@ -123,7 +127,9 @@ class Wrapped(Knob):
                 torch.distributed.broadcast(tensor.detach(), 0)
         offload = self.wanted == "fsdp_offload"
         device = wrapper.device.type
-        self.sharding = own.OwnSharding(module, self._optimizers, offload, device, torch, self.stop)
+        self.sharding = own.OwnSharding(
+            module, self._optimizers, offload, device, torch, self.stop, self._group
+        )
         self.sharding.peers.told_to_end = self._end
         self.wrapper, self._optimizers = wrapper, []
         mixing.watch(self.stop, torch)

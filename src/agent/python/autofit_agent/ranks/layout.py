@@ -20,6 +20,7 @@ class Layout:
         self.rank = int(variables["RANK"])
         self.local_rank = int(variables.get("LOCAL_RANK", self.rank))
         self.world_size = int(variables["WORLD_SIZE"])
+        self.local_world_size = int(variables.get("LOCAL_WORLD_SIZE", self.world_size))  # those of its node
         # The same in all of them, another one in the next run.
         self.run = variables.get("TORCHELASTIC_RUN_ID", "")
 

@@ -19,7 +19,7 @@ class OwnSharding(Sharding):
 
     shards_copies = False  # one rank may have made it alone
 
-    def __init__(self, module, optimizers, offload, device, torch, stop):
+    def __init__(self, module, optimizers, offload, device, torch, stop, group=None):
         self.peers = Peers(torch)
         # Not weak: another rank may ask for its state when this one has returned from the script's function.
         self._optimizers = list(optimizers)
@@ -28,7 +28,9 @@ class OwnSharding(Sharding):
         self._copy = None  # (what it was made of, the whole copy)
         self._through = False  # a call that comes from the wrapper
         self.trained = False  # there was one
-        super().__init__(module, (), optimizers, offload, device, torch)
+        super().__init__(module, (), optimizers, offload, device, torch, group)
+        sharing = self._mesh.get_group(self._mesh.ndim - 1)
+        self.peers.holders = torch.distributed.get_process_group_ranks(sharing)
         self.peers.parts = self._part
         self._numbers = {id(p): n for n, p in enumerate(self._mine)}
         patches.replace(type(module), "__call__", self._make_call)

@@ -45,6 +45,7 @@ class Peers:
         distributed = torch.distributed
         self.torch = torch
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        self.holders = range(self.ranks)  # this one and those whose parts make a whole with its own, in order
         self.parts = None  # function(key): this rank's part
         self.told_to_end = None  # function(reason): ends this process
         self._version = 0
@@ -93,7 +94,7 @@ class Peers:
         with self._here:
             self._arrived = self._version + 1
             self._here.notify_all()
-        lines = self._others()
+        lines = self._others(range(self.ranks))
         try:
             for line in lines:
                 line.send(("meet", self._arrived))
@@ -121,7 +122,7 @@ class Peers:
         """The whole of each (key, this rank's part), split in dimension 0."""
         torch = self.torch
         keys, version = [key for key, _ in wanted], self._version
-        lines = self._others()
+        lines = self._others(self.holders)
         try:
             for line in lines:
                 line.send(("parts", version, keys))
@@ -131,7 +132,7 @@ class Peers:
         wholes = []
         for index, (_, part) in enumerate(wanted):
             pieces = [found[n * len(wanted) + index].to(part.device) for n in range(len(lines))]
-            pieces.insert(self.rank, part)
+            pieces.insert(self.holders.index(self.rank), part)
             wholes.append(torch.cat(pieces))
         return wholes
 
@@ -144,8 +145,8 @@ class Peers:
             line.recv_bytes_into(_bytes(made))
         return made
 
-    def _others(self):
-        return [self._line(rank) for rank in range(self.ranks) if rank != self.rank]
+    def _others(self, ranks):
+        return [self._line(rank) for rank in ranks if rank != self.rank]
 
     def _line(self, rank):
         if rank not in self._lines:

@@ -24,12 +24,16 @@ class Sharding:
 
     shards_copies = True
 
-    def __init__(self, module, others, optimizers, offload, device, torch):
+    def __init__(self, module, others, optimizers, offload, device, torch, group=None):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
         self.torch = torch
-        self._mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+        ranks = torch.distributed.get_world_size()
+        # `group`: ranks that share one copy of the model, of which there are then several.
+        shape = (ranks,) if group is None else (ranks // group, group)
+        names = ("replicate", "shard")[-len(shape) :]
+        self._mesh = init_device_mesh(device, shape, mesh_dim_names=names)
         self._policy = CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy()
         # id of an old parameter -> (the old one, the new one); weak, for the old ones are what takes room and
         # copies come and go.
@@ -121,11 +125,20 @@ class Sharding:
 
         The modules hold whole parameters while they are put together.
         """
-        sharded, of = sum(hasattr(p, "full_tensor") for p in self._mine), len(self._mine)
+        sharded, of = sum(self._is_sharded(p) for p in self._mine), len(self._mine)
         words = "%d of %d parameters are sharded" % (sharded, of)
+        if self._mesh.ndim > 1:
+            words += " in each of %d groups of %d processes" % tuple(self._mesh.shape)
         if self.blocks:
             words += ", %d blocks one by one" % self.blocks
         return words, "%d parameters are not sharded" % (of - sharded) if sharded < of else None
+
+    def _is_sharded(self, parameter):
+        """Over the last dimension of the mesh, and the same along the other one."""
+        if not hasattr(parameter, "full_tensor") or parameter.device_mesh != self._mesh:
+            return False
+        *copies, part = parameter.placements
+        return part.is_shard() and all(one.is_replicate() for one in copies)
 
     def parameters(self):
         """The root's sharded parameters, each once."""

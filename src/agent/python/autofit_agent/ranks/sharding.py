@@ -32,7 +32,7 @@ class Sharding:
         ranks = torch.distributed.get_world_size()
         # `group`: ranks that share one copy of the model, of which there are then several.
         shape = (ranks,) if group is None else (ranks // group, group)
-        names = ("replicate", "shard")[-len(shape) :]
+        names = None if group is None else ("replicate", "shard")
         self._mesh = init_device_mesh(device, shape, mesh_dim_names=names)
         self._policy = CPUOffloadPolicy(pin_memory=device == "cuda") if offload else OffloadPolicy()
         # id of an old parameter -> (the old one, the new one); weak, for the old ones are what takes room and

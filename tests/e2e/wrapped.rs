@@ -58,7 +58,8 @@ fn copies_that_do_not_fit_are_sharded_and_what_they_save_is_the_plain_scripts() 
     let project =
         Project::with_examples(&["gpt_ddp.py"]).file("parts.yaml", RECIPE).file("compare.py", COMPARE);
     let before = project.snapshot();
-    let command = format!("torchrun --nproc-per-node 2 {GPT}");
+    // In production it runs as it is typed: without `--standalone` on the port that every torchrun takes.
+    let command = format!("torchrun --standalone --nproc-per-node 2 {GPT}");
     let tuned = autofit(project.path())
         .with_python()
         .line(&format!(

@@ -16,8 +16,8 @@ use crate::model::{Configuration, Knob, Observation, Purpose, Verdict};
 /// Confirm trials at most: the winner and the next best ones.
 const CONFIRMS: usize = 3;
 /// Peaks of equal launches on the processor differ by this part of the limit, or by more where they were seen to: which
-/// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A GPU's allocator fills what it may
-/// use and gives way before memory runs out, so that its peak says nothing of the kind.
+/// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A
+/// GPU's allocator fills what it may use and gives way before memory runs out, so that its peak says nothing of the kind.
 pub(super) const ROOM: f64 = 0.03;
 /// What a limit on the processor counts and a peak does not, bytes: page tables and other memory of the kernel, and the
 /// pages of files without which the processes stand still.
@@ -206,8 +206,8 @@ impl Session<'_> {
         Some((highest + spread + beside).next_multiple_of(1 << 20))
     }
 
-    /// By how much the peaks of a configuration's launches of one kind differ, bytes: a confirm trial needs more than the first
-    /// steps do, and that is no uncertainty.
+    /// By how much the peaks of a configuration's launches of one kind differ, bytes: a confirm trial needs more than the
+    /// first steps do, and that is no uncertainty.
     fn seen_spread(&self, settings: &Configuration) -> u64 {
         let spread = |kind: Kind| {
             let alike = || {

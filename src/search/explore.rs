@@ -19,8 +19,8 @@ const SHORT: f64 = 0.7;
 const FEW_ALLOCATORS: usize = 3;
 /// Steps of a leap, at most.
 const FARTHEST: usize = 8;
-/// Each of them is expected to be at least this much faster, less its standard deviation: a part of a launch may be worth
-/// less than a whole one.
+/// What a step of a leap, less its standard deviation, adds to the speed at least (a part of a launch may be worth less
+/// than a whole one); and what is launched in the place of something known.
 const SURELY: f64 = 0.01;
 /// What a leap passes through is at least this likely to fit.
 const LIKELY: f64 = 0.5;

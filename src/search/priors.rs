@@ -3,6 +3,7 @@
 //! These numbers choose the order of launches, and nothing else.  They come from published figures (recomputing every
 //! block costs about a third more compute, every 2nd half of that) and from runs of the example scripts; they are wide.
 
+use super::space::sharding;
 use crate::model::inspection::Inspection;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Knob, Value};
@@ -104,15 +105,19 @@ impl Context<'_> {
             Device::Cpu => Effect { key: "strategy".into(), mean: 0.0, sd: 0.25 },
         };
         let more = |mean: f64, sd: f64| Effect { key: format!("strategy={word}"), mean, sd };
-        // A script that starts its processes by itself already computes with all of them; on the processor each also
-        // copies what the others send.
+        if self.found.starts_processes() {
+            // It already computes with all of them; on the processor each also copies what the others send.
+            return match (word, self.device) {
+                ("fsdp", Device::Cpu) => vec![more(-0.5, 0.25)],
+                ("fsdp", Device::Cuda) => vec![more(-0.08, 0.06)],
+                ("fsdp_offload", _) => vec![more(-0.6, 0.3)],
+                // Between copies and parts; how far depends on the links.
+                ("hybrid", Device::Cpu) => vec![more(-0.4, 0.3)],
+                ("hybrid", Device::Cuda) => vec![more(-0.05, 0.10)],
+                _ => vec![shared],
+            };
+        }
         match word {
-            "fsdp" if self.found.starts_processes() && self.device == Device::Cpu => vec![more(-0.5, 0.25)],
-            "fsdp" if self.found.starts_processes() => vec![more(-0.08, 0.06)],
-            "fsdp_offload" if self.found.starts_processes() => vec![more(-0.6, 0.3)],
-            // Between copies and parts; how far depends on the links.
-            "hybrid" if self.found.starts_processes() && self.device == Device::Cpu => vec![more(-0.4, 0.3)],
-            "hybrid" if self.found.starts_processes() => vec![more(-0.05, 0.10)],
             "fsdp" | "hybrid" => vec![shared, more(-0.08, 0.10)],
             "fsdp_offload" => vec![shared, more(-0.6, 0.3)],
             _ => vec![shared],
@@ -189,8 +194,7 @@ impl Context<'_> {
     pub fn fixed(&self, settings: &Configuration) -> f64 {
         let (models, buckets) = (MODELS * self.model_bytes(), self.bucket_bytes());
         let whole = PROCESS_BYTES + models + buckets;
-        let sharded = settings.text(Knob::Strategy).filter(|word| *word != "ddp");
-        if let Some(word) = sharded.filter(|_| self.found.starts_processes()) {
+        if let Some(word) = sharding(settings).filter(|_| self.found.starts_processes()) {
             // Of groups there are two, unless there are more nodes than that.
             let copies = if word == "hybrid" { 2.0 } else { 1.0 };
             let part = copies / f64::from(self.processes());

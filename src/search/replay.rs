@@ -227,15 +227,9 @@ impl<'a> Session<'a> {
         let proof = u32::from(self.plan.limits.prove_peak);
         let held = || self.seen.iter().any(|o| confirms(o.purpose) && state_of(o) == State::Fits);
         match purpose {
-            Purpose::Prove => 0,
             // To have something to claim comes first; once there is, proving it comes before a better figure.
-            Purpose::Confirm => {
-                if held() {
-                    proof
-                } else {
-                    0
-                }
-            }
+            Purpose::Confirm if held() => proof,
+            Purpose::Confirm | Purpose::Prove => 0,
             // Before anything fits there is nothing to confirm yet; but what is found then must be confirmed, too.
             _ => 1 + proof,
         }

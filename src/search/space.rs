@@ -211,8 +211,8 @@ impl<'a> Space<'a> {
 
     /// Blocks of a sharded model come and go all the time, and what is let go stays with the C library otherwise.
     fn given_back(&self, settings: &Configuration) -> Configuration {
-        let is_sharded = settings.text(Knob::Strategy).is_some_and(|word| word != "ddp");
-        let stays = is_sharded && self.plan.device == Device::Cpu && self.found.starts_processes();
+        let stays =
+            sharding(settings).is_some() && self.plan.device == Device::Cpu && self.found.starts_processes();
         if stays { with(settings, Knob::Malloc, "trim".into()) } else { settings.clone() }
     }
 
@@ -335,6 +335,11 @@ pub(super) fn lowers_memory(knob: Knob, value: &Value, own_batch: Option<i64>) -
         (Knob::Strategy, Value::Text(t)) => t != "single",
         _ => false,
     }
+}
+
+/// The strategy with which each process has a part of the model, where it is not a copy in each.
+pub(super) fn sharding(settings: &Configuration) -> Option<&str> {
+    settings.text(Knob::Strategy).filter(|word| *word != "ddp")
 }
 
 /// `settings` with one more.

@@ -12,10 +12,9 @@ Every Python process that inherits AUTOFIT_MODE runs `sitecustomize.py`, but onl
    trial directory, so that a script that fails before torch is told from one in which the agent could not
    start.
 3. A process becomes the one that reports at its first optimizer, its first DistributedDataParallel or its
-   first root call with gradients: it
-   creates `claim.<rank>` with O_EXCL and says `hello` (`training: true`).  Who comes second stays silent, and
-   so does a DataLoader's worker.  Records from before (options, frameworks, knobs) are kept until then and
-   follow that hello.
+   first root call with gradients: it creates `claim.<rank>` with O_EXCL and says `hello` (`training: true`).
+   Who comes second stays silent, and so does a DataLoader's worker.  Records from before (options,
+   frameworks, knobs) are kept until then and follow that hello.
 4. Where the launched command names an interpreter, nobody may claim before the launched process has said
    hello.  So under `python -I`, where the agent cannot start, a child `python -c` cannot pose as the main
    process.

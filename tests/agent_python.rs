@@ -109,6 +109,7 @@ modules! {
         test_knobs_memory_budget
         test_production
         test_ranks
+        test_ranks_end
         test_ranks_wrapped
         test_windows
     }

@@ -8,11 +8,11 @@ import unittest
 import torch
 from models_frameworks import Text, bert, gpt2
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
+from support_ranks import TWO
 from test_frameworks_launch import lightning
 from transformers import BertForSequenceClassification, GPT2LMHeadModel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 MOST = {"losses": 5e-6, "norms": 1e-5}
 SAVED = 2e-4  # of parameters after steps of 0.01 whose gradients differ by rounding
 ARCHITECTURES = {"GPT2LMHeadModel", "BertForSequenceClassification"}

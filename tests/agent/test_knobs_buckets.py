@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from support import AGENT, PYTHON, TIMEOUT
 from support_knobs import agent
+from support_ranks import TWO
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BOTH = {"gradient_as_bucket_view": True, "bucket_cap_mb": 7}
 
 

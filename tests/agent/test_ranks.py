@@ -8,22 +8,13 @@ import sys
 import tempfile
 import unittest
 
-import torch.distributed.fsdp
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
+from support_ranks import NEEDED, TwoRanks
 
 sys.path.insert(0, AGENT)
 from autofit_agent.ranks import hybrid  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-NEEDED = unittest.skipUnless(
-    sys.version_info >= (3, 11) and hasattr(torch.distributed.fsdp, "CPUOffloadPolicy"),
-    "several processes need Python 3.11 and PyTorch 2.6",
-)
-
-
 def ranks(count, *cases):
     """What the ranks say of these cases of ranks_worker.py, or of all of them."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}
@@ -208,15 +199,8 @@ print("END", file=sys.stderr)
 
 
 @NEEDED
-class Launches(AgentTest):
+class Launches(TwoRanks):
     """The whole agent, as the launcher starts it."""
-
-    def launch_two(self, script, **changes):
-        path = self.write("train.py", script)
-        settings = {"strategy": "fsdp", **changes.pop("settings", {})}
-        ways = {name: "agent" for name in settings}
-        command = [PYTHON, *TWO, "--no-python", PYTHON, path]
-        return self.launch(command, settings=settings, ways=ways, **changes)
 
     def test_production_prints_and_writes_once(self):
         result = self.launch_two(SCRIPT, mode="run", required=["strategy"], seed=None)

@@ -6,7 +6,8 @@ import subprocess
 import unittest
 
 from support import AGENT, PYTHON, TIMEOUT, AgentTest
-from test_ranks import HERE, NEEDED, PLACED, TWO
+from support_ranks import NEEDED, TWO
+from test_ranks import HERE, PLACED
 
 MOST = {"losses": 5e-6, "norms": 1e-5}
 SAVED = 2e-4  # of parameters after steps of 0.01 whose gradients differ by rounding

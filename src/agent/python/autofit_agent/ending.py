@@ -31,6 +31,11 @@ def install(session):
     atexit.register(session.end.at_exit)
 
 
+def last_error():
+    """The exception that has ended the script, as the interpreter has kept it; None where there was none."""
+    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+
+
 class Ending:
     """See the head of this file."""
 
@@ -93,8 +98,7 @@ class Ending:
         session = self.session
         if self._over or os.getpid() != session.pid or not session.claim_for_end():
             return
-        # Set by the interpreter for the exception that ended the script.
-        last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        last = last_error()
         error = f"{type(last).__name__}: {last}" if last is not None else None
         if isinstance(last, MemoryError) and not hasattr(session, "ooms"):
             session.oom("cpu", error, True)

@@ -11,6 +11,9 @@ import atexit
 import os
 import sys
 
+from .. import ending
+from . import leaving
+
 _started = []
 CHECKED = 4096  # elements of an argument that ranks compare
 
@@ -26,13 +29,16 @@ def start(place, device, torch):
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     with place.in_environment():
         distributed.init_process_group(backend, rank=place.rank, world_size=place.world_size)
-    pid = os.getpid()
+    atexit.register(_leave, os.getpid(), place, distributed)
 
-    def leave():
-        if os.getpid() == pid and distributed.is_initialized():
-            distributed.destroy_process_group()
 
-    atexit.register(leave)
+def _leave(pid, place, distributed):
+    if os.getpid() != pid or not distributed.is_initialized():
+        return
+    if ending.last_error() is None:  # else the others may wait for this rank in a collective
+        leaving.together(distributed.distributed_c10d._get_default_store(), place.rank, place.world_size)
+    distributed.destroy_process_group()
+    leaving.settle()
 
 
 def meet():

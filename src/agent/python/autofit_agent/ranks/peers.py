@@ -17,10 +17,12 @@ import contextlib
 import ctypes
 import os
 import socket
-import sys
 import threading
 import time
 from multiprocessing.connection import Client, Listener
+
+from .. import ending
+from . import leaving
 
 _AGAIN = 0.2  # seconds between two looks at what the others still do
 _BEHIND = 120.0  # seconds that a rank is given to come to the update that another one has made
@@ -215,8 +217,7 @@ class Peers:
 
     def _leave(self, pid):
         """Waits for the others' ends, which may still ask for this rank's parts."""
-        last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-        if os.getpid() != pid or last is not None:
+        if os.getpid() != pid or ending.last_error() is not None:
             return
         with self._here:
             self._over = True
@@ -227,6 +228,7 @@ class Peers:
                     time.sleep(_AGAIN)
             except (EOFError, OSError):
                 continue  # it has ended
+        leaving.settle()
 
     def _asks_to_stay(self, rank):
         """Whether a rank is at work that is its own, and may still ask."""

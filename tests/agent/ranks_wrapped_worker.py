@@ -7,16 +7,20 @@ import copy
 import json
 import os
 import sys
+import time
 from unittest import mock
 
 import torch
 from autofit_agent.ranks import hybrid
+from autofit_agent.ranks.peers import Peers
 from ranks_fork import fork
 from ranks_scripts import Blocks, Language, classify, language, moments, pictures, sentences
 from support_knobs import agent
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
+
+LATE = 1.0  # seconds
 
 
 class Normed(nn.Module):
@@ -159,6 +163,18 @@ def two_nodes():
     return lines
 
 
+def one_is_late():
+    """The first rank copies its model while the other one has not come to the end of sharding it."""
+    begin = Peers.begin
+
+    def late(*args):
+        time.sleep(distributed.get_rank() * LATE)
+        begin(*args)
+
+    with mock.patch.object(Peers, "begin", late):
+        return {**compare("an average in one rank", "fsdp"), "case": "one is late"}
+
+
 def run():
     torch.use_deterministic_algorithms(True)
     distributed.init_process_group("gloo")
@@ -166,7 +182,7 @@ def run():
         return two_nodes()
     lines = [compare(name, "fsdp") for name in CASES]
     lines += [compare(name, "fsdp_offload") for name in ("no_sync", "an average in one rank")]
-    lines.append(compare("optimizer after", "ddp"))
+    lines += [compare("optimizer after", "ddp"), one_is_late()]
     distributed.barrier()
     return lines
 

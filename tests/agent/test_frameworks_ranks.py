@@ -28,7 +28,7 @@ class Equality(unittest.TestCase):
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False
         )
-        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        self.assertEqual(done.returncode, 0, done.stderr[-30000:])
         lines = json.loads(done.stdout)
         self.assertEqual(len(lines), 2 * 10)
         for line in lines:

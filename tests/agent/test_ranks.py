@@ -21,7 +21,7 @@ def ranks(count, *cases):
     env.update(PYTHONPATH=os.pathsep.join([HERE, AGENT]), OMP_NUM_THREADS="1")
     command = [PYTHON, os.path.join(HERE, "ranks_worker.py"), str(count), *cases]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-30000:]
     return json.loads(done.stdout)
 
 

@@ -24,12 +24,12 @@ class Equality(unittest.TestCase):
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False
         )
-        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        self.assertEqual(done.returncode, 0, done.stderr[-30000:])
         return json.loads(done.stdout)
 
     def test_two_ranks(self):
         lines = self.ranks(2)
-        self.assertEqual(len(lines), 2 * 9)
+        self.assertEqual(len(lines), 2 * 10)
         self.check_all(lines, 2)
 
     def test_four_ranks_in_two_groups(self):

@@ -30,9 +30,8 @@ class OwnSharding(Sharding):
         self.trained = False  # there was one
         super().__init__(module, (), optimizers, offload, device, torch, group)
         sharing = self._mesh.get_group(self._mesh.ndim - 1)
-        self.peers.holders = torch.distributed.get_process_group_ranks(sharing)
-        self.peers.parts = self._part
         self._numbers = {id(p): n for n, p in enumerate(self._mine)}
+        self.peers.begin(self._part, torch.distributed.get_process_group_ranks(sharing))
         patches.replace(type(module), "__call__", self._make_call)
 
     def built(self, optimizer):

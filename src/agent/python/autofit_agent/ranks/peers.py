@@ -47,8 +47,8 @@ class Peers:
         distributed = torch.distributed
         self.torch = torch
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
-        self.holders = range(self.ranks)  # this one and those whose parts make a whole with its own, in order
-        self.parts = None  # function(key): this rank's part
+        self._holders = None  # this one and those whose parts make a whole with its own, in order
+        self._parts = None  # function(key): this rank's part
         self.told_to_end = None  # function(reason): ends this process
         self._version = 0
         self._changing = False  # an update is under way
@@ -78,6 +78,12 @@ class Peers:
         return self._version
 
     # What this rank does
+
+    def begin(self, parts, holders):
+        """This rank has its parts, and answers from now on: another one may have asked already."""
+        with self._here:
+            self._parts, self._holders = parts, holders
+            self._here.notify_all()
 
     def changing(self):
         """An update begins: nobody is answered until it has ended."""
@@ -124,7 +130,7 @@ class Peers:
         """The whole of each (key, this rank's part), split in dimension 0."""
         torch = self.torch
         keys, version = [key for key, _ in wanted], self._version
-        lines = self._others(self.holders)
+        lines = self._others(self._holders)
         try:
             for line in lines:
                 line.send(("parts", version, keys))
@@ -134,7 +140,7 @@ class Peers:
         wholes = []
         for index, (_, part) in enumerate(wanted):
             pieces = [found[n * len(wanted) + index].to(part.device) for n in range(len(lines))]
-            pieces.insert(self.holders.index(self.rank), part)
+            pieces.insert(self._holders.index(self.rank), part)
             wholes.append(torch.cat(pieces))
         return wholes
 
@@ -202,14 +208,15 @@ class Peers:
         """Copies of the parts, or the word for why not."""
 
         def is_there():
-            return self._over or (self._version >= version and not self._changing)
+            made = self._parts is not None and self._version >= version and not self._changing
+            return self._over or made
 
         with self._here:
             self._here.wait_for(is_there, _BEHIND)
-            if self._version != version or self._changing:
+            if self._parts is None or self._version != version or self._changing:
                 return [AHEAD if self._version >= version else BEHIND]
             try:
-                return [self.parts(key).detach().to("cpu", copy=True).contiguous() for key in keys]
+                return [self._parts(key).detach().to("cpu", copy=True).contiguous() for key in keys]
             except Exception as error:
                 return ["a rank has no part: %s: %s" % (type(error).__name__, error)]
 

@@ -104,9 +104,9 @@ def table(names, outcomes):
     head = f"""# Versions of PyTorch and Python
 
 Oldest: PyTorch 2.4 and Python 3.9. An older PyTorch is refused by name. So are, before it,
-`checkpoint=selective`, which needs 2.5, `strategy=fsdp`, which needs 2.6, and `strategy`, which needs Python
-3.11. A newer version than those below is not refused: what it does differently shows as a knob that is not in
-force, never in silence.
+`checkpoint=selective`, which needs 2.5, `strategy=fsdp`, which needs 2.6 (on the processor 2.7), and
+`strategy`, which needs Python 3.11. A newer version than those below is not refused: what it does differently
+shows as a knob that is not in force, never in silence.
 
 Written by `python3 tests/versions.py --write` on {day}: the tests of `tests/agent` that need no other
 packages, on {platform.machine()}. The tests of every commit run with one version, 2.11. What is skipped is a

@@ -55,23 +55,16 @@ pub(super) fn cap(
         },
         Device::Cuda => {
             let smallest = visible.iter().filter_map(|i| machine.gpus.get(*i)).map(|g| g.total_bytes).min();
-            let bytes = match (asked, smallest) {
-                (Some(asked), Some(have)) => Some(asked.min(have)),
-                (asked, have) => asked.or(have),
-            };
-            // Less than the whole device can only be held in the allocator.
-            let by_allocator = asked.is_some() || margin > 0.0;
-            let mechanism = text(if by_allocator { "allocator fraction" } else { "device" });
-            let scope = text(if by_allocator { "process" } else { "device" });
-            let whole = Cap { bytes, margin_bytes: 0, mechanism, scope, metric: text("device memory") };
-            Ok(less_margin(whole, margin))
+            let (mechanism, scope, metric) = (text("device"), text("device"), text("device memory"));
+            let whole = Cap { bytes: smallest, margin_bytes: 0, mechanism, scope, metric };
+            Ok(less_margin(whole.lowered(asked), margin))
         }
     }
 }
 
 fn less_margin(cap: Cap, margin: f64) -> Cap {
     let margin_bytes = cap.bytes.map_or(0, |bytes| kept_free(bytes, margin));
-    Cap { bytes: cap.bytes.map(|bytes| bytes - margin_bytes), margin_bytes, ..cap }
+    Cap { margin_bytes, ..cap.lowered(cap.bytes.map(|bytes| bytes - margin_bytes)) }
 }
 
 /// Bytes that a margin, a share from 0 to 0.9, keeps free of a limit.

@@ -1,5 +1,6 @@
-//! What the launches of one configuration say together.
+//! What was launched, and what the launches of one configuration say together.
 
+use super::earlier::Known;
 use crate::model::observation::Timing;
 use crate::model::plan::Device;
 use crate::model::{Configuration, Observation, Purpose, Verdict};
@@ -12,6 +13,16 @@ pub fn usual_noise(device: Device) -> f64 {
         // Clocks and caches.
         Device::Cuda => 0.015,
     }
+}
+
+/// What was measured.
+pub(super) struct Evidence<'a> {
+    /// Launches of one configuration.
+    pub seen: &'a [&'a Observation],
+    /// Launches of several.
+    pub sweeps: &'a [&'a Observation],
+    /// What earlier searches know.
+    pub known: &'a [&'a Known],
 }
 
 /// Repeats that the assumption above is worth.

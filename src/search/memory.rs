@@ -8,10 +8,10 @@
 
 use super::earlier::Known;
 use super::footprint::{Footprint, Peak, spread};
-use super::launches::{State, state_of};
+use super::launches::{Evidence, State, state_of};
 use super::priors::Context;
 use super::replay::Session;
-use crate::model::{Configuration, Observation};
+use crate::model::Configuration;
 
 /// Relative error of a peak that is predicted before any was measured: the factors are guesses.
 const ERROR: f64 = 0.2;
@@ -34,16 +34,6 @@ pub(super) struct MemoryModel {
     too_large: Vec<(f64, f64)>,
     /// What fitted.
     measured: Vec<Configuration>,
-}
-
-/// What was measured.
-pub(super) struct Evidence<'a> {
-    /// Launches of one configuration.
-    pub seen: &'a [&'a Observation],
-    /// Launches of several.
-    pub sweeps: &'a [&'a Observation],
-    /// What earlier searches know.
-    pub known: &'a [&'a Known],
 }
 
 impl MemoryModel {

@@ -5,14 +5,13 @@
 //! covariances of the measurements, of which there are a few dozen).  A launch measures one such logarithm, a window of
 //! a sweep the difference of two, without the noise between launches.
 
-use super::earlier::Known;
-use super::launches::{noise, timings, within};
+use super::launches::{Evidence, noise, timings, within};
 use super::linear::{cholesky, solve_lower, solve_upper};
 use super::memory::{below, density};
 use super::priors::{Context, Effect};
 use super::replay::Session;
+use crate::model::Configuration;
 use crate::model::observation::Ratio;
-use crate::model::{Configuration, Observation};
 
 /// Effects do not add up exactly: standard deviation of what two of them make together, at most ...
 const TOGETHER: f64 = 0.03;
@@ -31,20 +30,6 @@ pub(super) struct Belief {
     pub sd: f64,
 }
 
-/// What was measured, for the regression.
-pub(super) struct Evidence<'a> {
-    /// Launches of one configuration.
-    pub seen: &'a [&'a Observation],
-    /// Launches of several.
-    pub sweeps: &'a [&'a Observation],
-    /// What earlier searches know.
-    pub known: &'a [&'a Known],
-    /// Which of the first kind count.
-    pub fitting: &'a [Configuration],
-    /// Relative standard deviation between launches that is assumed before any repeat was seen.
-    pub assumed_noise: f64,
-}
-
 /// The regression.
 pub(super) struct SpeedModel<'a> {
     context: &'a Context<'a>,
@@ -58,12 +43,18 @@ pub(super) struct SpeedModel<'a> {
 }
 
 impl<'a> SpeedModel<'a> {
-    /// From all timed launches of configurations that fit, and from sweeps.
-    pub fn new(evidence: &Evidence<'_>, context: &'a Context<'a>) -> Self {
-        let sigma = noise(evidence.seen, evidence.assumed_noise);
+    /// From all timed launches of `fitting`, and from sweeps; `usual_noise` is the relative standard deviation between
+    /// launches that is assumed before any repeat was seen.
+    pub fn new(
+        evidence: &Evidence<'_>,
+        fitting: &[Configuration],
+        usual_noise: f64,
+        context: &'a Context<'a>,
+    ) -> Self {
+        let sigma = noise(evidence.seen, usual_noise);
         let one = |c: &Configuration| Term { effects: context.effects(c) };
         let (mut measured, mut values, mut variances) = (Vec::new(), Vec::new(), Vec::new());
-        for settings in evidence.fitting {
+        for settings in fitting {
             for t in timings(evidence.seen, settings) {
                 measured.push(Sum(vec![(1.0, one(settings))]));
                 values.push(t.samples_per_second.ln());
@@ -136,14 +127,8 @@ impl<'a> SpeedModel<'a> {
 impl Session<'_> {
     /// The regression over all that was seen so far; `fitting` are the configurations whose launches count.
     pub fn speed<'c>(&self, context: &'c Context<'c>, fitting: &[Configuration]) -> SpeedModel<'c> {
-        let evidence = Evidence {
-            seen: &self.seen,
-            sweeps: &self.sweeps,
-            known: &self.known,
-            fitting,
-            assumed_noise: self.plan.noise,
-        };
-        SpeedModel::new(&evidence, context)
+        let evidence = Evidence { seen: &self.seen, sweeps: &self.sweeps, known: &self.known };
+        SpeedModel::new(&evidence, fitting, self.plan.noise, context)
     }
 }
 

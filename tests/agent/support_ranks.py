@@ -3,15 +3,14 @@
 import sys
 import unittest
 
-import torch.distributed.fsdp
+import torch
 from support import PYTHON, AgentTest
 
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-
 NEEDED = unittest.skipUnless(
-    sys.version_info >= (3, 11) and hasattr(torch.distributed.fsdp, "CPUOffloadPolicy"),
-    "several processes need Python 3.11 and PyTorch 2.6",
+    sys.version_info >= (3, 11) and hasattr(torch.cpu.Stream, "record_event"),
+    "several processes that share a model on the processor need Python 3.11 and PyTorch 2.7",
 )
 
 

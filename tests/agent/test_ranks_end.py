@@ -4,7 +4,8 @@ import os
 import tempfile
 import unittest
 
-from support_ranks import NEEDED, TwoRanks
+from support import PYTHON
+from support_ranks import NEEDED, TWO, TwoRanks
 
 TRAINING = """
 import torch
@@ -18,6 +19,14 @@ for _ in range(4):
     loss.backward()
     optimizer.step()
 """
+
+OWN = TRAINING.replace(
+    "optimizer =",
+    """
+torch.distributed.init_process_group("gloo")
+model = nn.parallel.DistributedDataParallel(model)
+optimizer =""",
+)
 
 # What is registered first comes last: behind what the agent does at the end.
 LATE = """
@@ -46,12 +55,12 @@ with torch.no_grad():
     model(torch.randn(8, 8))
 torch.save(model.state_dict(), "last.pt")
 """
-LAUNCHES = 5  # of which some three abort where the end does not wait for that thread
+LAUNCHES = 4  # of which half and more abort where the end does not wait for that thread
 
 
 @NEEDED
 class Ends(TwoRanks):
-    """Production runs under `fsdp`."""
+    """Of production runs."""
 
     def run_two(self, script, **env):
         return self.launch_two(script, mode="run", required=["strategy"], seed=None, env=env)
@@ -66,6 +75,13 @@ class Ends(TwoRanks):
         for attempt in range(LAUNCHES):
             self.new_trial(attempt)
             result = self.run_two(TRAINING + STARVED)
+            self.assertEqual(result.code, 0, result.describe())
+
+    def test_nor_where_the_script_distributes_by_itself(self):
+        path = self.write("train.py", OWN + STARVED)
+        for attempt in range(LAUNCHES):
+            self.new_trial(attempt)
+            result = self.launch([PYTHON, *TWO, path], mode="run", script_ranks=2)
             self.assertEqual(result.code, 0, result.describe())
 
 

@@ -20,6 +20,7 @@ _EARLY = {
 }
 _WITH_TORCH = {
     "trial": (
+        "gloo",
         "steps",
         "oom",
         "phases",
@@ -41,7 +42,7 @@ _WITH_TORCH = {
         "profile",
         "windows",
     ),
-    "run": ("inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
+    "run": ("gloo", "inference", "loaders", "frameworks", "root", "detect", "knobs", "run"),
     # Turns nothing and ends nothing.
     "watch": (
         "steps",

@@ -128,9 +128,8 @@ class Wrapped(Knob):
         offload = self.wanted == "fsdp_offload"
         device = wrapper.device.type
         self.sharding = own.OwnSharding(
-            module, self._optimizers, offload, device, torch, self.stop, self._group
+            module, self._optimizers, offload, device, torch, self.stop, self._end, self._group
         )
-        self.sharding.peers.told_to_end = self._end
         self.wrapper, self._optimizers = wrapper, []
         mixing.watch(self.stop, torch)
 

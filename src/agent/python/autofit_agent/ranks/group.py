@@ -8,14 +8,16 @@ for they send in the same order.
 """
 
 import atexit
+import contextlib
+import datetime
 import os
 import sys
 
 from .. import ending
-from . import leaving
 
 _started = []
 CHECKED = 4096  # elements of an argument that ranks compare
+_OTHERS = datetime.timedelta(seconds=300)  # for which the others are waited for; a launcher ends them sooner
 
 
 def start(place, device, torch):
@@ -33,12 +35,20 @@ def start(place, device, torch):
 
 
 def _leave(pid, place, distributed):
+    """A rank goes when all of them have come to the end of the script.
+
+    One that goes closes its connections, and what another has not read yet is lost with them: that one would
+    fail in a collective ("Connection reset by peer") which the first has come through.
+    """
     if os.getpid() != pid or not distributed.is_initialized():
         return
     if ending.last_error() is None:  # else the others may wait for this rank in a collective
-        leaving.together(distributed.distributed_c10d._get_default_store(), place.rank, place.world_size)
+        # Through the store: a barrier would be one more collective.
+        store = distributed.distributed_c10d._get_default_store()
+        with contextlib.suppress(RuntimeError):  # whoever keeps the store has gone, or there was no end
+            store.set("autofit over %d" % place.rank, "")
+            store.wait(["autofit over %d" % rank for rank in range(place.world_size)], _OTHERS)
     distributed.destroy_process_group()
-    leaving.settle()
 
 
 def meet():

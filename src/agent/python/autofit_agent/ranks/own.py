@@ -19,11 +19,11 @@ class OwnSharding(Sharding):
 
     shards_copies = False  # one rank may have made it alone
 
-    def __init__(self, module, optimizers, offload, device, torch, stop, group=None):
-        self.peers = Peers(torch)
+    def __init__(self, module, optimizers, offload, device, torch, stop, end, group=None):
+        self.peers = Peers(end, torch)
         # Not weak: another rank may ask for its state when this one has returned from the script's function.
         self._optimizers = list(optimizers)
-        self._stop = stop  # function(reason), which ends the process
+        self._stop = stop  # function(reason), which ends the others, and by `end` this process
         self._module = weakref.ref(module)
         self._copy = None  # (what it was made of, the whole copy)
         self._through = False  # a call that comes from the wrapper

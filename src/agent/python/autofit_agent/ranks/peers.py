@@ -22,7 +22,6 @@ import time
 from multiprocessing.connection import Client, Listener
 
 from .. import ending
-from . import leaving
 
 _AGAIN = 0.2  # seconds between two looks at what the others still do
 _BEHIND = 120.0  # seconds that a rank is given to come to the update that another one has made
@@ -43,13 +42,13 @@ class Unanswered(Exception):
 class Peers:
     """See the head of this file; made by all ranks at once."""
 
-    def __init__(self, torch):
+    def __init__(self, end, torch):
         distributed = torch.distributed
         self.torch = torch
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         self._holders = None  # this one and those whose parts make a whole with its own, in order
         self._parts = None  # function(key): this rank's part
-        self.told_to_end = None  # function(reason): ends this process
+        self._told_to_end = end  # function(reason): ends this process
         self._version = 0
         self._changing = False  # an update is under way
         self._arrived = 0  # the latest version whose making all ranks begin together
@@ -185,7 +184,7 @@ class Peers:
             while True:
                 kind, *asked = line.recv()
                 if kind == "end":
-                    self.told_to_end(*asked)
+                    self._told_to_end(*asked)
                 if kind == "stay":
                     line.send(not self._over and not (self._inside and self._calls > asked[0]))
                     continue
@@ -235,7 +234,6 @@ class Peers:
                     time.sleep(_AGAIN)
             except (EOFError, OSError):
                 continue  # it has ended
-        leaving.settle()
 
     def _asks_to_stay(self, rank):
         """Whether a rank is at work that is its own, and may still ask."""

@@ -270,6 +270,8 @@ def why_not(module, torch):
     if not hasattr(fsdp, "CPUOffloadPolicy"):
         return "PyTorch %s does not have FSDP2 yet, which came with 2.6" % torch.__version__
     parameters = list(module.parameters())
+    if any(p.device.type == "cpu" for p in parameters) and not hasattr(torch.cpu.Stream, "record_event"):
+        return "on the processor PyTorch shards from 2.7 on, and this is %s" % torch.__version__
     if len({p.dtype for p in parameters}) > 1:
         return "its parameters are of several types, and what is sharded together must be of one"
     if any(m.__dict__.get("_compiled_call_impl") is not None for m in module.modules()):

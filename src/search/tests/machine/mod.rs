@@ -1,21 +1,22 @@
 //! A machine that is not there: laws of memory, speed and noise instead of launches.
 
+mod finished;
+mod inspected;
+
 use std::collections::BTreeMap;
 
+pub use finished::{Run, table};
+
 use crate::inspect::{MachineFacts, build_inspection};
-use crate::model::event::{Hello, KnobReport, Phase, Record};
-use crate::model::inspection::{
-    BlocksInfo, Detected, ExchangeInfo, LoaderInfo, OptionsInfo, RootInfo, ScriptOption, UpdateInfo,
-};
+use crate::model::event::{KnobReport, Phase};
 use crate::model::observation::{Cap, Disturbance, Peaks, ProcessEnd, Ratio, Timing, Window};
 use crate::model::plan::Device;
 use crate::model::{
-    Configuration, Event, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, TrialSpec,
-    VERSION, Value, Verdict,
+    Configuration, Failure, FailureFields, FailureKind, Knob, Observation, Purpose, TrialSpec, Value, Verdict,
 };
 use crate::recipe::{Recipe, shipped};
 use crate::search::confirm::ROOM;
-use crate::search::{Next, Outcome, SearchPlan, next};
+use crate::search::{Next, SearchPlan, next};
 use crate::trial::references::References;
 use crate::verdict::parity::Parity;
 
@@ -271,109 +272,6 @@ impl Machine {
         }
     }
 
-    /// The records of an inspecting launch.
-    pub fn events(&self) -> Vec<Event> {
-        let root = RootInfo {
-            class: "Net".into(),
-            parameters: 1_000_000,
-            trainable: 1_000_000,
-            serves: self.serves,
-            bytes: self.model * MIB,
-            blocks: self.blocks.then(|| BlocksInfo {
-                path: "h".into(),
-                class: "Block".into(),
-                count: 6,
-                share: 0.9,
-            }),
-            batch_norm: self.batch_norm,
-            dropout: self.dropout,
-            returns: if self.returns_loss { "scalar" } else { "tensor" }.into(),
-            returns_loss: self.returns_loss,
-            batch: Some(self.batch),
-            ..RootInfo::default()
-        };
-        let loader = LoaderInfo {
-            training: true,
-            site: "train.py:41".into(),
-            batch_size: Some(self.batch),
-            batches: Some(1000),
-            num_workers: self.own_workers,
-            sampler: "RandomSampler".into(),
-            ..LoaderInfo::default()
-        };
-        let detected = Detected {
-            accumulation: 1,
-            optimizers: vec!["AdamW".into()],
-            roots: 1,
-            samples_per_step: self.batch,
-            samples_from: "loader".into(),
-            threads: self.cores,
-            update: Some(self.update()),
-            tf32: !self.kernels,
-            deterministic: !self.kernels,
-            compile_lacks: (!self.kernels).then(|| "there is no compiler".to_owned()),
-            exchange: self.copies.then(ExchangeInfo::default),
-            distributed: self.copies.then(|| "DistributedDataParallel".to_owned()),
-            ..Detected::default()
-        };
-        let option = ScriptOption {
-            flags: vec!["--batch-size".into()],
-            dest: "batch_size".into(),
-            kind: "int".into(),
-            value: Some(self.batch.to_string()),
-            write: vec!["--batch-size={value}".into()],
-            ..ScriptOption::default()
-        };
-        let mut records = vec![
-            Record::Framework { name: "torch".into(), version: "2.11.0".into(), cuda_devices: 0 },
-            Record::Options(OptionsInfo {
-                parser: "argparse".into(),
-                options: vec![option],
-                ..OptionsInfo::default()
-            }),
-            Record::Root(root),
-            Record::Detected(detected),
-        ];
-        if self.processes > 1 {
-            records.push(Record::Hello(self.hello()));
-        }
-        if self.loader {
-            records.push(Record::Loader(loader));
-        }
-        records.into_iter().map(|record| Event { v: VERSION, at: 0.0, pid: 1, record }).collect()
-    }
-
-    fn hello(&self) -> Hello {
-        Hello {
-            nonce: String::new(),
-            ppid: 1,
-            rank: 0,
-            world_size: self.processes,
-            argv: command(),
-            python: "3.11.7".into(),
-            executable: "python".into(),
-            training: true,
-        }
-    }
-
-    fn update(&self) -> UpdateInfo {
-        let cuda = self.device == Device::Cuda;
-        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
-        UpdateInfo {
-            now: if !self.kernels {
-                "fused"
-            } else if cuda {
-                "foreach"
-            } else {
-                "loop"
-            }
-            .to_owned(),
-            values: if self.kernels { words(&["loop", "foreach", "fused"]) } else { words(&["fused"]) },
-            why_not: None,
-            share: (!cuda).then_some(if self.kernels { 0.15 } else { 0.01 }),
-        }
-    }
-
     /// One launch.
     pub fn launch(&self, spec: &TrialSpec, history: &[Observation]) -> Observation {
         let trial = history.len() as u32 + 1;
@@ -571,49 +469,6 @@ fn blank() -> Observation {
 
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap()
-}
-
-/// A finished search.
-pub struct Run {
-    pub history: Vec<Observation>,
-    pub outcome: Outcome,
-}
-
-impl Run {
-    pub fn winner(&self) -> Configuration {
-        let number = self.outcome.winner.unwrap_or_else(|| panic!("no winner: {self}"));
-        let o = self.history.iter().find(|o| o.trial == number).unwrap();
-        assert_eq!(o.purpose, Purpose::Confirm, "{self}");
-        assert_eq!(Some(&o.settings), self.outcome.settings.as_ref(), "{self}");
-        o.settings.clone()
-    }
-}
-
-impl std::fmt::Display for Run {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "\n{}\n{:#?}", table(&self.history), self.outcome)
-    }
-}
-
-fn window(w: &Window) -> String {
-    let said = w.ratio.map_or_else(|| w.why_not.clone().unwrap_or_default(), |r| format!("{:.3}", r.ratio));
-    format!("\n             {:60} {said}", w.settings.to_string())
-}
-
-pub fn table(history: &[Observation]) -> String {
-    let line = |o: &Observation| {
-        let rate = o.timing.as_ref().map_or(String::new(), |t| format!("{:.1}", t.samples_per_second));
-        format!(
-            "{:2} {:9} {:60} {:12} {:>6} {:?} MiB",
-            o.trial,
-            format!("{:?}", o.purpose),
-            o.settings.to_string(),
-            o.verdict.name(),
-            rate,
-            o.peak().map(|p| p / MIB)
-        ) + &o.windows.iter().map(window).collect::<String>()
-    };
-    history.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A configuration as one types it: `amp=bf16,checkpoint=all`.

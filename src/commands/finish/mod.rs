@@ -1,5 +1,8 @@
 //! The end of a search: result.json, autofit.env, the summary, the exit status.
 
+mod production;
+mod unusable;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -8,27 +11,19 @@ use super::bench::Bench;
 use super::tune::{End, midway};
 use super::workplace::Workplace;
 use super::{Job, TryRequest, Verbosity, report, terminal};
-use crate::emit::config::ConfirmedFigures;
-use crate::emit::fingerprint::Fingerprint;
-use crate::emit::{RunDocument, env};
+use crate::emit::env;
 use crate::exit::{self, Exit};
 use crate::journal::{GOES_ON, Journal};
-use crate::model::observation::ProcessEnd;
-use crate::model::plan::Device;
-use crate::model::{Configuration, Observation, Progress, Purpose, TrialSpec, Verdict};
-use crate::report::assemble::{SummaryInput, proof_of};
+use crate::model::{Observation, Purpose};
+use crate::report::assemble::SummaryInput;
 use crate::report::machine::{Accelerator, Machine};
 use crate::report::result::{Advice, Compared, Files, Isolation, Prediction, Skipped, Status};
 use crate::report::style::{Stream, Style};
-use crate::report::{TuneResult, table, words};
+use crate::report::{TuneResult, table};
 use crate::sandbox::SandboxPlan;
 use crate::search::{self, Expected, Outcome, OutcomeEnd};
 use crate::trial::Launches;
-use crate::trial::any::AnyExecutor;
-use crate::trial::prepare::for_production;
-
-/// How the agent's word begins where it refuses a PyTorch that is too old (`bootstrap.py`).
-const TOO_OLD: &str = "autofit: PyTorch ";
+pub use unusable::refuse_unusable;
 
 /// A search that is finished says so and shows its result again.
 ///
@@ -80,8 +75,8 @@ pub fn emit(
     let mut files = Files { directory: Some(shown(journal.dir(), place)), ..Files::default() };
     if let Some(winner) = chosen {
         let env_path = place.out.join("autofit.env");
-        let document = document(place, &bench.executor, winner);
-        let text = env::render(&document, &head(place, winner, history))?;
+        let document = production::document(place, &bench.executor, winner);
+        let text = env::render(&document, &production::head(place, winner, history))?;
         env::write(&env_path, &text, journal.dir()).map_err(not_written)?;
         files.env = Some(shown(&env_path, place));
     }
@@ -143,40 +138,6 @@ pub fn of_try(
         compared,
         ..input(place, &request.job, bench, history)
     })
-}
-
-/// The baseline could not even be looked at: says why, with the status for it.
-///
-/// # Errors
-/// [`Exit`] 5 when the agent did not start, 6 when there is no torch.
-pub fn refuse_unusable(baseline: &Observation) -> Result<(), Exit> {
-    let tail = || baseline.tail.iter().rev().take(8).rev().cloned().collect::<Vec<_>>().join("\n  ");
-    let no_torch = baseline.tail.iter().any(|l| l.contains("No module named 'torch'"));
-    if no_torch {
-        let message = format!(
-            "the script's Python has no torch; install it there, or name another Python before the script:\n  {}",
-            tail()
-        );
-        return Err(Exit::new(exit::PLACE, message));
-    }
-    if let Some(old) = baseline.tail.iter().find_map(|l| l.strip_prefix(TOO_OLD)) {
-        let message =
-            format!("PyTorch {old}; install a newer one for the script, or name another Python before it");
-        return Err(Exit::new(exit::PLACE, message));
-    }
-    if baseline.verdict == Verdict::AgentMissing {
-        let message = format!(
-            "{}; python -I, -E and -S switch the agent off, as does a cleared environment: leave that out for tuning",
-            baseline.why
-        );
-        return Err(Exit::new(exit::AGENT_MISSING, message));
-    }
-    if !baseline.torch && baseline.steps == 0 && baseline.end == (ProcessEnd::Exited { code: 0 }) {
-        let message =
-            "the script came to its end without importing torch: there is nothing to tune".to_owned();
-        return Err(Exit::new(exit::PLACE, message));
-    }
-    Ok(())
 }
 
 /// What every summary has.
@@ -248,92 +209,6 @@ pub(super) fn best_so_far(history: &[Observation]) -> Option<u32> {
     confirmed.or(fastest).map(|o| o.trial)
 }
 
-fn document<P: FnMut(Progress)>(
-    place: &Workplace,
-    executor: &AnyExecutor<P>,
-    winner: &Observation,
-) -> RunDocument {
-    let spec = TrialSpec::new(winner.settings.clone(), Purpose::Confirm);
-    let prepared = executor.prepare(&spec);
-    let inspection = executor.inspection();
-    let frameworks = inspection.map(|i| i.frameworks.clone()).unwrap_or_default();
-    let confirmed = winner.purpose == Purpose::Confirm;
-    let effective = winner.knobs.iter().filter_map(|k| Some((k.knob, k.effective.clone()?)));
-    RunDocument {
-        plan: for_production(&prepared),
-        edits: prepared.edits,
-        env: prepared.env,
-        fingerprint: Fingerprint {
-            python: frameworks.get("python").cloned(),
-            packages: frameworks,
-            device: device_name(place),
-            cap_bytes: place.cap.bytes,
-            ..Fingerprint::of_command(&place.command, &place.cwd)
-        },
-        confirmed: ConfirmedFigures {
-            samples_per_second: winner.throughput().filter(|_| confirmed),
-            peak_bytes: winner.peak(),
-            settings: Configuration(effective.collect()),
-        },
-        slurm: place.cluster.as_ref().map(|_| place.recipe.slurm.words()).unwrap_or_default(),
-        nodes: place.cluster.as_ref().map(|cluster| cluster.nodes).filter(|nodes| *nodes > 1),
-    }
-}
-
-fn head(place: &Workplace, winner: &Observation, history: &[Observation]) -> env::Head {
-    let figures = winner.timing.as_ref().map(words::throughput);
-    let confirmed = match winner.purpose {
-        Purpose::Confirm => "in a launch of its own",
-        _ => "NO, the search was stopped before",
-    };
-    env::Head {
-        command: place.command.clone(),
-        tuned: today(),
-        settings: winner.settings.to_string(),
-        confirmed: format!(
-            "{confirmed}; {}, peak {}",
-            figures.unwrap_or_default(),
-            words::bytes(winner.peak())
-        ),
-        cap: words::cap(&winner.cap),
-        proved: proof_of(winner, history).map(|proof| {
-            format!("needs at most {}, enforced in a launch of its own", words::bytes(proof.cap.bytes))
-        }),
-    }
-}
-
-/// `2026-01-31`, in UTC.
-fn today() -> String {
-    let days = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() / 86_400);
-    civil(days as i64)
-}
-
-/// Days since 1970-01-01 to a date (Howard Hinnant's `civil_from_days`).
-fn civil(days: i64) -> String {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
-fn device_name(place: &Workplace) -> String {
-    match place.device {
-        Device::Cpu => "cpu".to_owned(),
-        Device::Cuda => {
-            let first = place.visible.first().and_then(|i| place.machine.gpus.get(*i));
-            first.map_or_else(|| "cuda".to_owned(), |g| g.name.clone())
-        }
-    }
-}
-
 fn machine(place: &Workplace, history: &[Observation]) -> Machine {
     let facts = &place.machine;
     let frameworks = history.iter().find_map(|o| o.inspection.as_ref()).map(|i| i.frameworks.clone());
@@ -368,16 +243,4 @@ fn skipped(skipped: &search::Skipped) -> Skipped {
 /// As the user would name it from where they stand.
 pub fn shown(path: &std::path::Path, place: &Workplace) -> String {
     path.strip_prefix(&place.cwd).unwrap_or(path).display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::civil;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(civil(0), "1970-01-01");
-        assert_eq!(civil(11_016), "2000-02-29");
-        assert_eq!(civil(20_780), "2026-11-23");
-    }
 }

@@ -65,7 +65,7 @@ def logs(folder):
 
 
 def refusal(launch, attempt):
-    """The line that says why: of an experiment, else of the tuner."""
+    """The line that says why: the last error, of the tuner or of an experiment."""
     rows = [row for name in attempt["experiments"].values() for row in name] + launch.tail()
     errors = [row for row in rows if re.search(r"Error|error|not runnable|not supported", row)]
-    return (errors or rows or ["no output"])[0].strip()
+    return (errors or rows or ["no output"])[-1].strip()

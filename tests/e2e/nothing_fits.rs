@@ -37,6 +37,9 @@ knobs:
   amp: {off: true}
   omp_threads: {off: true}
   num_workers: {off: true}
+  channels_last: {off: true}
+  inplace: {off: true}
+  optimizer: {off: true}
 ladder: [accumulation]
 ";
 

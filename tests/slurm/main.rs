@@ -31,7 +31,7 @@ fn a_search_runs_two_jobs_at_a_time_and_leaves_none() {
     let cluster = Cluster::start();
     let project = Project::with_tiny();
     let before = project.snapshot();
-    let line = "--executor slurm --jobs 2 --device cpu --max-trials 7 -- python tiny.py --epochs 200";
+    let line = "--executor slurm --jobs 2 --device cpu --max-trials 10 -- python tiny.py --epochs 200";
     let on_a_node_each = cluster.autofit(&project).line("tune --slurm --exclusive");
     let mut running = on_a_node_each.line(line).start();
     running.wait_until("two jobs run at a time", || cluster.running().len() >= 2);

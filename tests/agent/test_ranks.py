@@ -15,6 +15,8 @@ sys.path.insert(0, AGENT)
 from autofit_agent.ranks import hybrid  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
 def ranks(count, *cases):
     """What the ranks say of these cases of ranks_worker.py, or of all of them."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("AUTOFIT_")}

@@ -51,11 +51,40 @@ for thread in os.listdir("/proc/self/task"):
         if "gloo_run" in name.read():
             os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
     os.sched_setaffinity(int(thread), {one})
-with torch.no_grad():
-    model(torch.randn(8, 8))
-torch.save(model.state_dict(), "last.pt")
+COLLECTIVE
 """
-LAUNCHES = 4  # of which half and more abort where the end does not wait for that thread
+OF_A_SHARDED_MODEL = STARVED.replace("COLLECTIVE", 'torch.save(model.state_dict(), "last.pt")')
+OF_THE_SCRIPT = STARVED.replace("COLLECTIVE", "torch.distributed.all_reduce(torch.zeros(8))")
+LAUNCHES = 2  # of which some may abort where the end does not wait for that thread
+
+# One more thread of that name, that is at work outside the interpreter when the script's last line is over.
+WORKING = """
+import hashlib, os, sys, threading
+
+names = set()
+for thread in os.listdir("/proc/self/task"):
+    with open(f"/proc/self/task/{thread}/comm") as name:
+        names.add(name.read().strip())
+assert "pt_gloo_runloop" in names, names  # this is what PyTorch calls its own
+over = []
+begun = threading.Event()
+
+def work():
+    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as name:
+        name.write("pt_gloo_runloop")
+    begun.set()
+    hashlib.pbkdf2_hmac("sha256", b"any", b"thing", 1_000_000)
+    over.append(True)
+    threading.Event().wait()
+
+class Last:
+    def __del__(self, write=os.write, over=over):
+        write(1, b"its work is over" if over else b"its work is not over")
+
+sys.last = Last()  # goes with the interpreter
+threading.Thread(target=work, daemon=True).start()
+begun.wait()
+"""
 
 
 @NEEDED
@@ -71,14 +100,19 @@ class Ends(TwoRanks):
         self.assertEqual(result.code, 0, result.describe())
         self.assertEqual(result.out.strip(), "the other one is over: True")
 
+    def test_the_end_waits_for_a_thread_that_carries_out_collectives(self):
+        result = self.run_two(TRAINING + WORKING)
+        self.assertEqual(result.code, 0, result.describe())
+        self.assertEqual(result.out.strip(), "its work is over")
+
     def test_no_thread_wants_an_interpreter_that_has_ended(self):
         for attempt in range(LAUNCHES):
             self.new_trial(attempt)
-            result = self.run_two(TRAINING + STARVED)
+            result = self.run_two(TRAINING + OF_A_SHARDED_MODEL)
             self.assertEqual(result.code, 0, result.describe())
 
     def test_nor_where_the_script_distributes_by_itself(self):
-        path = self.write("train.py", OWN + STARVED)
+        path = self.write("train.py", OWN + OF_THE_SCRIPT)
         for attempt in range(LAUNCHES):
             self.new_trial(attempt)
             result = self.launch([PYTHON, *TWO, path], mode="run", script_ranks=2)

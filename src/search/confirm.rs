@@ -5,6 +5,7 @@ use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Outcome, OutcomeEnd};
 use super::replay::{Halt, Session, Step};
 use super::same_training::{Training, same_training};
+use super::secure::{confirmed, confirmed_already, not_confirmed};
 use super::settle::ranking;
 use super::space::{Space, with};
 use crate::model::event::Phase;
@@ -23,9 +24,17 @@ pub(super) const ROOM: f64 = 0.03;
 /// pages of files without which the processes stand still.
 const BESIDE_THE_PEAK: u64 = 32 << 20;
 
-/// Confirms the winner; if that fails, or leaves too little room, the next best.
-pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Configuration) -> Step<Outcome> {
+/// Confirms the winner; if that fails, or leaves too little room, the next best.  `None` where it ran out of memory,
+/// nothing that was launched should do better, and `search_on` says that something else can be looked for.
+pub(super) fn confirm(
+    session: &mut Session<'_>,
+    space: &Space<'_>,
+    winner: Configuration,
+    search_on: bool,
+) -> Step<Option<Outcome>> {
     let mut failed: Vec<Configuration> = Vec::new();
+    // Some of them train otherwise.
+    let mut other: Vec<Configuration> = Vec::new();
     // What has held with too little room.
     let mut narrow: Option<&Observation> = None;
     let mut candidate = Some(winner);
@@ -33,26 +42,29 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
         if let Training::Other(trial, why) = same_training(session, space, &settings)? {
             session.notes.push(format!("{settings} trains otherwise (trial {trial}: {why})"));
             session.skip(settings.to_string(), format!("diverged: {why}"));
+            other.push(settings.clone());
             failed.push(settings);
             let others = ranking(session, space).into_iter().map(|(c, _)| c);
             candidate = others.into_iter().find(|c| !failed.contains(c)).filter(|_| failed.len() < CONFIRMS);
             continue;
         }
-        let o = match session.launch(&settings, Purpose::Confirm) {
+        let o = match confirmed_already(session, &settings)
+            .map_or_else(|| session.launch(&settings, Purpose::Confirm), Ok)
+        {
             Ok(o) => o,
-            Err(Halt::Spent(_)) if narrow.is_some() => break,
+            Err(Halt::Spent(_)) if narrow.or(confirmed(session, &other)).is_some() => break,
             Err(Halt::Spent(limit)) => {
                 let reason = format!("{settings} fits, but {limit} left no launch to confirm it");
-                return Ok(session.end(OutcomeEnd::Unconfirmed, Some(settings), reason));
+                return Ok(Some(session.end(OutcomeEnd::Unconfirmed, Some(settings), reason)));
             }
             Err(launch) => return Err(launch),
         };
         if !holds(o) {
-            session.notes.push(format!("{settings} was not confirmed (trial {}: {})", o.trial, o.why));
+            session.notes.push(not_confirmed(o));
         } else if session.has_room(&settings) {
             let instead = narrow.map(|n| format!("{}, so {settings} is taken", little_room(session, n)));
             session.notes.extend(instead);
-            return tuned(session, &settings, o);
+            return tuned(session, &settings, o).map(Some);
         } else {
             narrow = narrow.or(Some(o));
         }
@@ -61,19 +73,24 @@ pub(super) fn confirm(session: &mut Session<'_>, space: &Space<'_>, winner: Conf
             true => another(session, space, &failed, o)?,
             false => None,
         };
+        let hopeless = || !candidate.as_ref().is_some_and(|c| session.may_win(space).contains(c));
+        if search_on && narrow.is_none() && state_of(o) == State::TooLarge && hopeless() {
+            return Ok(None);
+        }
     }
-    if let Some(o) = narrow {
+    if let Some(o) = narrow.or(confirmed(session, &other)) {
         let note = little_room(session, o);
         session
             .notes
             .push(format!("{note}, and nothing that needs less was found: a run may go out of memory"));
-        return tuned(session, &o.settings, o);
+        return tuned(session, &o.settings, o).map(Some);
     }
     let reason = "what fitted in short launches did not hold when it was looked at again".to_owned();
-    Ok(session.end(OutcomeEnd::Unconfirmed, None, reason))
+    Ok(Some(session.end(OutcomeEnd::Unconfirmed, None, reason)))
 }
 
-fn holds(o: &Observation) -> bool {
+/// Whether a confirm trial has shown what it is for.
+pub(super) fn holds(o: &Observation) -> bool {
     matches!(o.verdict, Verdict::Fit) || (o.verdict == Verdict::Disturbed && o.timing.is_some())
 }
 
@@ -104,7 +121,10 @@ fn another(
         return Ok(first);
     }
     let context = session.context(space);
-    let smaller = |c: &&Configuration| context.needs_less(c, &last.settings) && session.has_room(c);
+    let memory = session.memory(&context);
+    let smaller = |c: &&Configuration| {
+        context.needs_less(c, &last.settings) && session.should_hold(&context, &memory, c)
+    };
     let known = others.iter().find(smaller).cloned();
     let found = match with_less_memory(session, space, &last.settings, known.as_ref()) {
         Err(Halt::Spent(_)) => None,
@@ -186,14 +206,14 @@ fn batch_advice(session: &Session<'_>, winner: &Configuration) -> Option<Advice>
 
 impl Session<'_> {
     /// Whether a configuration leaves as much of the limit as its launches may differ by.
-    fn has_room(&self, settings: &Configuration) -> bool {
+    pub fn has_room(&self, settings: &Configuration) -> bool {
         let fits = |peak: u64| peak.saturating_add(self.room(settings)) <= self.cap_bytes();
         self.plan.device != Device::Cpu || self.highest(settings).is_none_or(fits)
     }
 
     /// By how much the next launch of a configuration may exceed all before it, bytes.  What a margin keeps free
     /// counts.
-    fn room(&self, settings: &Configuration) -> u64 {
+    pub fn room(&self, settings: &Configuration) -> u64 {
         let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;
         usual.max(self.seen_spread(settings))
     }
@@ -220,7 +240,7 @@ impl Session<'_> {
     }
 
     /// The highest peak of all launches of a configuration, bytes.
-    fn highest(&self, settings: &Configuration) -> Option<u64> {
+    pub fn highest(&self, settings: &Configuration) -> Option<u64> {
         self.fitting_launches(settings).filter_map(|o| o.peak()).max()
     }
 

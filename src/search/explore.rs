@@ -46,7 +46,8 @@ fn promising(session: &Session<'_>, space: &Space<'_>) -> Option<Configuration> 
     let fitting = session.fitting_in(space);
     let speed = session.speed(&context, &fitting);
     let memory = session.memory(&context);
-    let mut best: Vec<(f64, &Configuration)> = fitting.iter().map(|c| (speed.belief(c).mean, c)).collect();
+    let may_win = session.may_win(space);
+    let mut best: Vec<(f64, &Configuration)> = may_win.iter().map(|c| (speed.belief(c).mean, c)).collect();
     best.sort_by(|a, b| b.0.total_cmp(&a.0));
     let incumbent = best.first()?.1;
     let mut top: Option<(f64, Configuration)> = None;

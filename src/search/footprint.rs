@@ -123,6 +123,11 @@ impl Footprint {
         all
     }
 
+    /// Share of the cap that no step adds to, of the script as it is.
+    pub fn fixed(&self) -> f64 {
+        self.at[0].exp()
+    }
+
     /// What is expected of a launch of `settings`.
     pub fn predict(&self, settings: &Configuration, context: &Context<'_>) -> ExpectedPeak {
         let (mut exponent, mut unknown) = (0.0, 0.0);

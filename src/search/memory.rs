@@ -7,11 +7,12 @@
 //! it gives way to what is measured; it never says that something fits.
 
 use super::earlier::Known;
-use super::footprint::{Footprint, Peak, spread};
+use super::footprint::{ExpectedPeak, Footprint, Peak, spread};
 use super::launches::{Evidence, State, state_of};
 use super::priors::Context;
 use super::replay::Session;
-use crate::model::Configuration;
+use crate::model::plan::Device;
+use crate::model::{Configuration, Observation, Purpose};
 
 /// Relative error of a peak that is predicted before any was measured: the factors are guesses.
 const ERROR: f64 = 0.2;
@@ -21,6 +22,10 @@ const WINDOW: f64 = 0.03;
 const LONE_WINDOW: f64 = 0.06;
 /// Of a peak that an earlier search measured, of which the script may have been edited.
 const EARLIER: f64 = 0.05;
+/// What runs out of memory needs more than the cap: by this part of it, at a guess.
+const BEYOND: f64 = 0.05;
+/// Of a step's memory a whole run needs this many times as much, at most.
+const MOST_WHOLE: f64 = 10.0;
 /// Points of the grid in each direction.
 const GRID: usize = 24;
 /// What asks for at least as much as something that did not fit keeps this part of its chance.
@@ -29,6 +34,9 @@ const DOMINATED: f64 = 0.1;
 /// A fit, or a weighted grid of (fixed, transient); all in shares of the cap.
 pub(super) struct MemoryModel {
     fit: Option<Footprint>,
+    /// By how many times a whole run exceeds what the first steps add to memory: its evaluation, the largest of its
+    /// batches.  1 until a confirm trial has shown more.
+    whole: f64,
     points: Vec<(f64, f64, f64)>,
     /// Factors (fixed, transient) of what did not fit.
     too_large: Vec<(f64, f64)>,
@@ -43,8 +51,12 @@ impl MemoryModel {
         let (peaks, too_large) = (peaks(evidence, context, cap), too_large(evidence));
         let expected_fixed = context.fixed_bytes() / cap;
         let factors: Vec<(f64, f64)> = too_large.iter().map(|c| factors(context, c)).collect();
+        let unfit: Vec<Configuration> =
+            too_large.iter().filter(|c| !measured(evidence, c)).cloned().collect();
+        let fit = Footprint::fit(&peaks, &unfit, context, expected_fixed);
         Self {
-            fit: Footprint::fit(&peaks, &too_large, context, expected_fixed),
+            whole: fit.as_ref().map_or(1.0, |fit| whole(evidence, fit, context, cap)),
+            fit,
             points: grid(&factors, expected_fixed, context.fixed_spread()),
             too_large: factors,
             measured: peaks.into_iter().map(|p| p.settings).collect(),
@@ -60,12 +72,23 @@ impl MemoryModel {
         self.average(|fixed, transient| fixed * kept + transient * grown)
     }
 
+    /// The expected peak of a whole run as a share of the cap, where peaks were measured.
+    pub fn whole_peak(&self, context: &Context<'_>, settings: &Configuration) -> Option<f64> {
+        self.fit.as_ref().map(|fit| self.of_whole(fit, settings, context).mean)
+    }
+
+    fn of_whole(&self, fit: &Footprint, settings: &Configuration, context: &Context<'_>) -> ExpectedPeak {
+        let peak = fit.predict(settings, context);
+        let fixed = (fit.fixed() * context.fixed(settings)).min(peak.mean);
+        ExpectedPeak { mean: fixed + (peak.mean - fixed) * self.whole, sd: peak.sd * self.whole }
+    }
+
     /// Probability, 0 to 1, that the peak stays below the cap.
     pub fn fits(&self, context: &Context<'_>, settings: &Configuration) -> f64 {
         let (kept, grown) = factors(context, settings);
         let chance = match &self.fit {
             Some(fit) => {
-                let peak = fit.predict(settings, context);
+                let peak = self.of_whole(fit, settings, context);
                 below((1.0 - peak.mean) / peak.sd)
             }
             None => self
@@ -115,6 +138,30 @@ fn grid(factors: &[(f64, f64)], expected_fixed: f64, spread: f64) -> Vec<(f64, f
     points
 }
 
+/// Whether the first steps of `settings` fitted: if they ran out of memory later, it was in a confirm trial.
+fn measured(evidence: &Evidence<'_>, settings: &Configuration) -> bool {
+    let fitted = |o: &&&Observation| o.purpose != Purpose::Confirm && state_of(o) == State::Fits;
+    evidence.seen.iter().filter(fitted).any(|o| o.settings == *settings)
+}
+
+/// [`MemoryModel::whole`], by what confirm trials needed beside the launches before them.
+fn whole(evidence: &Evidence<'_>, fit: &Footprint, context: &Context<'_>, cap: f64) -> f64 {
+    let confirms =
+        evidence.seen.iter().filter(|o| o.purpose == Purpose::Confirm && measured(evidence, &o.settings));
+    let times = confirms.filter_map(|o| {
+        let reached = match state_of(o) {
+            State::TooLarge => 1.0 + BEYOND,
+            // A GPU's allocator fills what it may use: what it reached there it need not need.
+            State::Fits if context.device == Device::Cpu => o.peak()? as f64 / cap,
+            _ => return None,
+        };
+        let fixed = fit.fixed() * context.fixed(&o.settings);
+        let grown = fit.predict(&o.settings, context).mean - fixed;
+        (grown > 0.0).then(|| (reached - fixed) / grown)
+    });
+    times.fold(1.0, f64::max).min(MOST_WHOLE)
+}
+
 /// What ran out of memory, in a launch or in a window.
 fn too_large(evidence: &Evidence<'_>) -> Vec<Configuration> {
     let launches = evidence.seen.iter().filter(|o| state_of(o) == State::TooLarge).map(|o| &o.settings);
@@ -130,7 +177,9 @@ fn peaks(evidence: &Evidence<'_>, context: &Context<'_>, cap: f64) -> Vec<Peak> 
     let one = |settings: &Configuration, bytes: f64, error: f64| {
         Some(Peak { settings: settings.clone(), share: bytes / cap, error }).filter(|p| p.share > 0.0)
     };
-    let fitted = seen.iter().filter(|o| state_of(o) == State::Fits);
+    // A confirm trial needs more than the first steps do.
+    let alike = |o: &&&Observation| o.purpose != Purpose::Confirm || !measured(evidence, &o.settings);
+    let fitted = seen.iter().filter(|o| state_of(o) == State::Fits).filter(alike);
     let of_launches = fitted.filter_map(|o| one(&o.settings, o.peak()? as f64, spread(context.device)));
     let mut all: Vec<Peak> = of_launches.collect();
     // Whatever the cap was then: it ran, and had this peak.

@@ -55,6 +55,7 @@ mod priors;
 mod procedure;
 mod replay;
 mod same_training;
+mod secure;
 mod settle;
 mod space;
 mod speed;

@@ -1,7 +1,7 @@
 //! The search from its beginning to its end, as one procedure.
 
 use super::SearchPlan;
-use super::climb::{climb, has_rung, look_beyond, say_what_cannot_pay};
+use super::climb::{has_rung, look_beyond, say_what_cannot_pay};
 use super::confirm::confirm;
 use super::earlier::recall;
 use super::explore::explore;
@@ -9,6 +9,7 @@ use super::launches::{State, state_of, timings};
 use super::outcome::{Advice, Beyond, Next, Outcome, OutcomeEnd};
 use super::priors::Context;
 use super::replay::{Halt, Session, Step};
+use super::secure::{ran_out_later, secure};
 use super::settle::{best_shown, ranking, settle};
 use super::space::{Space, with};
 use super::sweep::sweep;
@@ -20,6 +21,10 @@ use crate::model::{BatchPolicy, Configuration, Knob, NumericsClass, Observation,
 /// What torch.compile takes on the processor: a process that compiles was seen to hold some 300 MiB more than one that
 /// does not; as much again is assumed for its workers and the C++ compiler.  It only decides what is tried.
 const COMPILER_BYTES: u64 = 600 << 20;
+
+/// A winner that runs out of memory when it is confirmed shows that whole runs need more than what was looked at before:
+/// the search goes on with that knowledge, once.
+const ROUNDS: usize = 2;
 
 /// Runs the procedure over the history.
 pub(super) fn run(plan: &SearchPlan, history: &[Observation]) -> Next {
@@ -47,8 +52,9 @@ fn search(session: &mut Session<'_>) -> Step<Outcome> {
     };
     let space = Space::new(session.plan, found, session.plan.policy.numerics);
     recall(session, &space, baseline)?;
-    if session.fitting_in(&space).is_empty() {
-        match climb(session, &space, Purpose::Climb) {
+    let mut round = 1;
+    loop {
+        match secure(session, &space) {
             Ok(true) => {}
             Ok(false) => return nothing_fits(session, &space),
             Err(Halt::Spent(limit)) => {
@@ -57,9 +63,12 @@ fn search(session: &mut Session<'_>) -> Step<Outcome> {
             }
             Err(launch) => return Err(launch),
         }
+        let winner = improve(session, &space)?;
+        if let Some(outcome) = confirm(session, &space, winner, round < ROUNDS)? {
+            return Ok(outcome);
+        }
+        round += 1;
     }
-    let winner = improve(session, &space)?;
-    confirm(session, &space, winner)
 }
 
 /// The ways in which the first launch ends the search.
@@ -112,14 +121,18 @@ fn confirm_baseline(session: &mut Session<'_>, baseline: &Observation) -> Step<O
         knobs: Vec::new(),
     };
     let space = Space::new(session.plan, &found, session.plan.policy.numerics);
-    confirm(session, &space, Configuration::baseline())
+    let outcome = confirm(session, &space, Configuration::baseline(), false)?;
+    let reason = "the script as it is did not hold when it was looked at again, and no knob can be turned";
+    Ok(outcome.unwrap_or_else(|| session.end(OutcomeEnd::Unconfirmed, None, reason.to_owned())))
 }
 
 /// Explore, settle, prune; whatever the budget cuts short, the best so far.
 fn improve(session: &mut Session<'_>, space: &Space<'_>) -> Step<Configuration> {
     say_what_cannot_pay(session, space);
     let phases = |session: &mut Session<'_>| -> Step<Configuration> {
-        sweep(session, space, &best(session, space))?;
+        if !ran_out_later(session) {
+            sweep(session, space, &best(session, space))?;
+        }
         explore(session, space)?;
         let winner = settle(session, space, best(session, space))?;
         larger_batch(session, space, &winner)?;

@@ -25,12 +25,12 @@ const SURE: f64 = 1.7;
 /// Below this probability to fit, taking a rung off is not worth a launch.
 const NO_CHANCE: f64 = 0.1;
 
-/// The best of what fits, and what was measured of it.
+/// The best of what may win, and what was measured of it.
 pub(super) fn ranking(session: &Session<'_>, space: &Space<'_>) -> Vec<(Configuration, Belief)> {
     let context = session.context(space);
-    let fitting = session.fitting_in(space);
-    let model = session.speed(&context, &fitting);
-    let mut all: Vec<(Configuration, Belief)> = fitting
+    let model = session.speed(&context, &session.fitting_in(space));
+    let mut all: Vec<(Configuration, Belief)> = session
+        .may_win(space)
         .into_iter()
         .filter(|c| !timings(&session.seen, c).is_empty())
         .map(|c| {

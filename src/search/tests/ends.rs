@@ -121,17 +121,34 @@ fn a_larger_batch_is_measured_once_for_advice_where_it_is_cheap() {
 
 #[test]
 fn a_confirm_trial_that_fails_hands_over_to_the_next_best() {
-    // Evaluation needs 60 MiB more than training.
+    // Evaluation needs 130 MiB more than training.
     let machine = Machine::cpu(690).law(|_, mut law| {
-        law.confirm_more = 60.0;
+        law.confirm_more = 130.0;
         law
     });
     let run = machine.search(&machine.plan());
     let winner = run.winner();
-    let peak = machine.truth(&winner).peak + 60.0;
+    let peak = machine.truth(&winner).peak + 130.0;
     assert!(peak * MIB as f64 <= machine.cap as f64, "{run}");
     assert!(run.outcome.notes.iter().any(|n| n.contains("was not confirmed")), "{run}");
     assert!(run.history.iter().filter(|o| o.purpose == Purpose::Confirm).count() <= 3, "{run}");
+}
+
+/// Texts of which the longest is in one late batch: a step adds three times as much there.
+#[test]
+fn what_whole_runs_need_beyond_their_first_steps_is_learnt_from_a_confirm_trial() {
+    for cap in (500..900).step_by(20) {
+        let machine = Machine::cpu(cap).law(|_, mut law| {
+            law.confirm_more = 2.0 * (law.peak - 450.0);
+            law
+        });
+        let run = machine.search(&machine.plan());
+        let winner = run.winner();
+        let law = machine.truth(&winner);
+        assert!((law.peak + law.confirm_more) * MIB as f64 <= machine.cap as f64, "{run}");
+        let confirms = run.history.iter().filter(|o| o.purpose == Purpose::Confirm).count();
+        assert!(confirms <= 4, "{confirms} confirm trials{run}");
+    }
 }
 
 #[test]

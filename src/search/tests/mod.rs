@@ -103,7 +103,7 @@ fn only_checkpointing_every_block_fits() {
 #[test]
 fn every_second_block_is_found_where_it_is_cheaper_and_fits() {
     let machine = Machine::cpu(720).set(without_accumulation);
-    let run = finds_the_best(&machine, &CPU[1..], 0.04, 13);
+    let run = finds_the_best(&machine, &CPU[1..], 0.06, 13);
     assert_eq!(run.winner().text(Knob::Checkpoint), Some("alternate"), "{run}");
 }
 

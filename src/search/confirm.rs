@@ -20,6 +20,10 @@ const CONFIRMS: usize = 3;
 /// thread frees first decides where the heap has holes.  What was seen nearer to its limit may not fit the next time.  A
 /// GPU's allocator fills what it may use and gives way before memory runs out, so that its peak says nothing of the kind.
 pub(super) const ROOM: f64 = 0.03;
+/// Standard deviations that are kept free above the highest peak.
+const SPREADS: f64 = 2.5;
+/// Repeats that it takes to believe in another spread than [`ROOM`] stands for.
+const USUAL_WEIGHT: f64 = 1.0;
 /// What a limit on the processor counts and a peak does not, bytes: page tables and other memory of the kernel, and the
 /// pages of files without which the processes stand still.
 const BESIDE_THE_PEAK: u64 = 32 << 20;
@@ -73,7 +77,9 @@ pub(super) fn confirm(
             true => another(session, space, &failed, o)?,
             false => None,
         };
-        let hopeless = || !candidate.as_ref().is_some_and(|c| session.may_win(space).contains(c));
+        let may_not =
+            |c: &Configuration| session.state(c) == State::Fits && !session.may_win(space).contains(c);
+        let hopeless = || candidate.as_ref().is_none_or(may_not);
         if search_on && narrow.is_none() && state_of(o) == State::TooLarge && hopeless() {
             return Ok(None);
         }
@@ -214,14 +220,43 @@ impl Session<'_> {
     /// By how much the next launch of a configuration may exceed all before it, bytes.  What a margin keeps free
     /// counts.
     pub fn room(&self, settings: &Configuration) -> u64 {
-        let usual = ((ROOM - self.plan.limits.margin).max(0.0) * self.cap_bytes() as f64) as u64;
-        usual.max(self.seen_spread(settings))
+        let (cap, margin) = (self.cap_bytes() as f64, self.plan.limits.margin);
+        let usual = ((ROOM - margin).max(0.0) * cap) as u64;
+        let of_all = self.expected_spread(settings).saturating_sub((margin * cap) as u64);
+        usual.max(of_all).max(self.seen_spread(settings))
+    }
+
+    /// What equal launches of anything differ by, of a peak as high as this configuration's, bytes.
+    fn expected_spread(&self, settings: &Configuration) -> u64 {
+        (SPREADS * self.common_spread() * self.highest(settings).unwrap_or(0) as f64) as u64
+    }
+
+    /// Relative standard deviation of the peaks of equal launches, by the repeats of all configurations: how a script's
+    /// heap differs from launch to launch hardly depends on its settings.
+    fn common_spread(&self) -> f64 {
+        let mut groups: Vec<(&Configuration, Kind, Vec<f64>)> = Vec::new();
+        for o in self.seen.iter().filter(|o| state_of(o) == State::Fits) {
+            let (Some(peak), kind) = (o.peak(), o.purpose.kind()) else { continue };
+            match groups.iter_mut().find(|(c, k, _)| **c == o.settings && *k == kind) {
+                Some((_, _, peaks)) => peaks.push(peak as f64),
+                None => groups.push((&o.settings, kind, vec![peak as f64])),
+            }
+        }
+        let usual = ROOM / SPREADS;
+        let (mut squares, mut degrees) = (USUAL_WEIGHT * usual * usual, USUAL_WEIGHT);
+        for (_, _, peaks) in groups.iter().filter(|g| g.2.len() > 1) {
+            let mean = peaks.iter().sum::<f64>() / peaks.len() as f64;
+            squares += peaks.iter().map(|p| (p / mean - 1.0).powi(2)).sum::<f64>();
+            degrees += peaks.len() as f64 - 1.0;
+        }
+        (squares / degrees).sqrt()
     }
 
     /// The limit under which a configuration should hold by all that was seen of it, bytes.
     fn own_limit(&self, settings: &Configuration) -> Option<u64> {
         let highest = self.highest(settings)?;
-        let spread = ((ROOM * highest as f64) as u64).max(self.seen_spread(settings));
+        let usual = (ROOM * highest as f64) as u64;
+        let spread = usual.max(self.expected_spread(settings)).max(self.seen_spread(settings));
         let beside = if self.plan.device == Device::Cpu { BESIDE_THE_PEAK } else { 0 };
         Some((highest + spread + beside).next_multiple_of(1 << 20))
     }

@@ -12,7 +12,8 @@
 //!    After each launch that ran out of memory, a small model of memory ([`memory`]) says how likely each rung is to
 //!    suffice; those that are hopeless by it are put off to the end, so that a script far above its cap is not walked
 //!    up step by step.  If nothing fits within the policy's bound, one bound further is measured as advice.
-//!    What an earlier search of the same command found best is launched before ([`earlier`]).
+//!    What an earlier search of the same command found best is launched before ([`earlier`]).  If all that fits hardly
+//!    does, it is confirmed at once ([`secure`]); where that fails, the climb goes on.
 //! 3. **Sweep** ([`sweep`]): one launch measures in turns, between the steps of one process, what can be turned there.
 //!    Its ratios are sharper than those of separate launches; what they promise is launched by itself like anything
 //!    else.
@@ -28,7 +29,8 @@
 //! 7. **Compare** how the winner trains where its launches could not tell ([`same_training`]): the script as it is does
 //!    not fit, or the winner draws other random numbers.  A winner that trains otherwise hands over to the next best.
 //! 8. **Confirm** ([`confirm`]) the winner in a fresh, longer launch; if that fails, or if it comes nearer to the limit
-//!    than equal launches differ by, the next best, and it is said.  Where it is asked for, the winner is launched once
+//!    than equal launches differ by, the next best, and it is said.  What the trial needed beyond the first steps is
+//!    expected of everything else; if nothing should hold with that, all of this begins again at the climb, once.  Where it is asked for, the winner is launched once
 //!    more under its own peak as the limit.
 //!
 //! Where several launches can run at a time, [`ahead`] guesses what will be asked for while others run.

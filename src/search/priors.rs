@@ -247,6 +247,8 @@ impl Context<'_> {
             Knob::BatchSize => vec![own(0.03)],
             Knob::Checkpoint | Knob::Offload | Knob::ActivationMemoryBudget => vec![own(0.35)],
             Knob::Amp | Knob::Strategy | Knob::IdleModels => vec![own(0.25)],
+            // What a worker takes depends on the script, and little on how many there are.
+            Knob::NumWorkers => vec![Effect { key: "num_workers".into(), mean: 0.0, sd: 0.2 }, own(0.1)],
             Knob::Malloc | Knob::Compile => vec![own(0.12)],
             _ => vec![own(0.04)],
         }

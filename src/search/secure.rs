@@ -18,7 +18,7 @@ use crate::model::{Configuration, Observation, Purpose};
 pub(super) fn secure(session: &mut Session<'_>, space: &Space<'_>) -> Step<bool> {
     loop {
         let fitting = session.fitting_in(space);
-        if should_hold(session, space, &fitting).next().is_some() || !held(session).is_empty() {
+        if !should_hold(session, space, &fitting).is_empty() || !held(session).is_empty() {
             return Ok(true);
         }
         let least = fitting.into_iter().min_by_key(|c| session.highest(c));
@@ -75,12 +75,10 @@ fn should_hold<'c>(
     session: &Session<'_>,
     space: &Space<'_>,
     fitting: &'c [Configuration],
-) -> impl Iterator<Item = &'c Configuration> {
+) -> Vec<&'c Configuration> {
     let context = session.context(space);
     let memory = session.memory(&context);
-    let all: Vec<&Configuration> =
-        fitting.iter().filter(|c| session.should_hold(&context, &memory, c)).collect();
-    all.into_iter()
+    fitting.iter().filter(|c| session.should_hold(&context, &memory, c)).collect()
 }
 
 impl Session<'_> {
@@ -97,7 +95,7 @@ impl Session<'_> {
     /// What fits and should hold; where nothing does, what fits.
     pub fn may_win(&self, space: &Space<'_>) -> Vec<Configuration> {
         let fitting = self.fitting_in(space);
-        let holding: Vec<Configuration> = should_hold(self, space, &fitting).cloned().collect();
-        if holding.is_empty() { fitting } else { holding }
+        let holding = should_hold(self, space, &fitting);
+        if holding.is_empty() { fitting } else { holding.into_iter().cloned().collect() }
     }
 }

@@ -5,7 +5,12 @@
 //! proportional shares (`smaps_rollup`).  That walks page tables under the process's memory lock, which costs
 //! milliseconds a GiB and can hold up page faults of the script; so it is read only when the cheap upper bound
 //! (`status`, shared pages counted in every process) says that the peak may have moved, and only within a share of a core.
+//!
+//! Between two readings memory may rise and fall: temporaries of a step, data that is made at the start.  The kernel keeps
+//! the highest resident set of each process (`VmHWM`); where that has grown beyond what the readings saw, the difference is
+//! demand, but for mapped files, of which there were about as many then as at the two readings around it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,6 +51,9 @@ pub struct HostReading {
     /// Demand, each shared page counted once; `None` when it was not read this time.  Where it cannot be read at all,
     /// the bound.
     pub demand: Option<u64>,
+    /// Demand at the highest moment since the reading before, as far as the kernel's marks of the processes tell; at least
+    /// `estimate`.
+    pub crest: u64,
     /// Demand, or the bound in the proportion of the latest exact reading: for a display.
     pub estimate: u64,
 }
@@ -93,6 +101,14 @@ pub fn proportional(proc: &Path, pid: u32) -> Option<u64> {
     Some(kib(&text, "Pss_Anon")? + kib(&text, "Pss_Shmem")? + kib(&text, "SwapPss").unwrap_or(0))
 }
 
+/// What a process had at the latest reading, bytes.
+#[derive(Debug)]
+struct Mark {
+    high_water: u64,
+    /// Resident pages of mapped files.
+    mapped: u64,
+}
+
 /// Reads the process tree of one trial; remembers what is too slow or refused.
 #[derive(Debug)]
 pub struct HostReader {
@@ -101,6 +117,7 @@ pub struct HostReader {
     next_rollup: Instant,
     proportion: f64,
     peak: u64,
+    marks: HashMap<u32, Mark>,
     /// Why proportional figures are not read any more.
     pub note: Option<String>,
 }
@@ -120,6 +137,7 @@ impl HostReader {
             next_rollup: Instant::now(),
             proportion: 1.0,
             peak: 0,
+            marks: HashMap::new(),
             note: None,
         }
     }
@@ -128,8 +146,10 @@ impl HostReader {
     /// the highest demand so far; with one process the bound is exact.
     pub fn read(&mut self, pids: &[u32]) -> HostReading {
         let mut sum = HostReading::default();
+        let mut above = 0;
         for &pid in pids {
             let Some(p) = process(&self.proc, pid) else { continue };
+            above = above.max(self.above(pid, &p));
             sum.processes += 1;
             sum.rss += p.rss;
             sum.bound += p.anonymous + p.shared + p.swap;
@@ -150,7 +170,21 @@ impl HostReader {
             sum.demand = Some(sum.bound);
         }
         sum.estimate = sum.demand.unwrap_or((sum.bound as f64 * self.proportion) as u64);
+        sum.crest = sum.estimate + above;
         sum
+    }
+
+    /// By how much the demand of a process was above what it is now, at the highest moment since the reading before.
+    fn above(&mut self, pid: u32, now: &ProcessMemory) -> u64 {
+        let mapped = now.rss.saturating_sub(now.anonymous + now.shared);
+        let before = self.marks.insert(pid, Mark { high_water: now.high_water, mapped });
+        match before {
+            Some(before) if now.high_water > before.high_water => now
+                .high_water
+                .saturating_sub(mapped.max(before.mapped))
+                .saturating_sub(now.anonymous + now.shared),
+            _ => 0,
+        }
     }
 
     fn proportional(&mut self, pids: &[u32]) -> Option<u64> {
@@ -255,6 +289,22 @@ mod tests {
             "{exact} against {p:?}"
         );
         drop(held);
+    }
+
+    #[test]
+    fn what_came_and_went_between_two_readings_is_seen() {
+        let held = |mib: usize| std::hint::black_box(vec![7_u8; mib << 20]);
+        let mut reader = HostReader::default();
+        let me = [std::process::id()];
+        // So that what other tests hold meanwhile, and have held before, is far below.
+        drop(held(512));
+        reader.read(&me);
+        drop(held(768));
+        let reading = reader.read(&me);
+        assert!(reading.crest > 768 << 20, "{reading:?}");
+        assert!(reading.demand.unwrap() < 512 << 20, "{reading:?}");
+        let reading = reader.read(&me);
+        assert!(reading.crest < 768 << 20, "it is told once: {reading:?}");
     }
 
     #[test]

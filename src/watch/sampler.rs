@@ -263,6 +263,9 @@ impl Watch {
         h.peak = h.peak.max(reading.demand);
         let mut demand = reading.estimate;
         let cgroup = self.options.cgroup.as_deref().and_then(cgroup::read);
+        // Nothing was ever above a limit that was enforced.
+        let crest = reading.crest.min(cgroup.and_then(|c| c.limit).unwrap_or(u64::MAX));
+        h.peak = h.peak.max(Some(crest).filter(|_| reading.processes > 0));
         if let Some(c) = cgroup {
             h.cgroup_limit = c.limit;
             h.cgroup_charge_peak = h.cgroup_charge_peak.max(c.peak);
@@ -279,7 +282,7 @@ impl Watch {
         }
         self.mark(&pids);
         let load = self.marks.last().copied();
-        let peak = self.host.cgroup_peak.or(self.host.peak);
+        let peak = self.host.cgroup_peak.max(self.host.peak);
         self.now.host = demand;
         self.now.at = self.started.elapsed().as_secs_f64();
         self.series.push(self.now);

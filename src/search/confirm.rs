@@ -231,8 +231,8 @@ impl Session<'_> {
         (SPREADS * self.common_spread() * self.highest(settings).unwrap_or(0) as f64) as u64
     }
 
-    /// Relative standard deviation of the peaks of equal launches, by the repeats of all configurations: how a script's
-    /// heap differs from launch to launch hardly depends on its settings.
+    /// Relative standard deviation of the peaks of equal launches, by the repeats of all configurations: there are too
+    /// few of one, and how a heap differs from launch to launch is taken to depend on the script more than on settings.
     fn common_spread(&self) -> f64 {
         let mut groups: Vec<(&Configuration, Kind, Vec<f64>)> = Vec::new();
         for o in self.seen.iter().filter(|o| state_of(o) == State::Fits) {
